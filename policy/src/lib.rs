@@ -1,0 +1,16 @@
+//! Rules in, decisions out.
+//!
+//! This crate owns what a policy means: parsing the policy objects of every dialect into one rule
+//! model, interning label sets into identities, ordering the rules that select an identity into a
+//! policy table, and remembering which addresses an identity learned for which names.
+//!
+//! It is pure: no IO, no async, no clock (time is an argument), no kernel, no Kubernetes client.
+
+#![forbid(unsafe_code)]
+
+pub mod dns;
+pub mod identity;
+pub mod name;
+pub mod rule;
+pub mod table;
+pub mod time;

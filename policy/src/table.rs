@@ -1,0 +1,107 @@
+//! Policy tables: every rule that selects one identity, resolved, in order of precedence.
+//!
+//! A table is what the kernel's maps are compiled from. The position of a [`Clause`] in its
+//! direction is its bit: the lowest set bit decides. Openness is a clause too: an identity that no
+//! policy isolates ends in a clause that forwards everything, so that a flow that no clause matches
+//! is always dropped.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::dns::NamePolicy;
+use crate::identity::Identity;
+use crate::rule::{Origin, PortRange, Protocol};
+
+/// The number of clauses that one direction of a table can hold.
+pub const CLAUSES_MAX: usize = 512;
+
+/// What a clause does to a flow that it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClauseAction {
+    /// The flow goes through.
+    Forward,
+    /// The flow is dropped.
+    Drop,
+    /// An Audit policy would drop the flow: remembered, and the search goes on. The flow is logged
+    /// as `audit` where the clause that decides in the end forwards it.
+    Audit,
+    /// The rest of the clause's tier is skipped.
+    Pass,
+}
+
+/// The tier a clause belongs to, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClauseTier {
+    /// Admin rules.
+    Admin,
+    /// Deny, allow and isolation of namespaced policies.
+    Namespaced,
+    /// Baseline rules.
+    Baseline,
+    /// The final clause of an identity that nothing isolates.
+    Open,
+}
+
+/// A prefix that a clause names as peer, and what is cut out of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CidrPeer {
+    /// The prefix.
+    pub net: IpNet,
+    /// Prefixes inside `net` that this peer does not mean.
+    pub except: Vec<IpNet>,
+}
+
+/// The remote ends that a clause matches, resolved against the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClausePeers {
+    /// Matches every remote; the other fields are empty then.
+    pub any: bool,
+    /// Remotes by identity.
+    pub identities: BTreeSet<Identity>,
+    /// Remotes by address.
+    pub cidrs: Vec<CidrPeer>,
+    /// Whether addresses learned for a name can match; which names is the matter of
+    /// [`NamePolicy`].
+    pub names: bool,
+}
+
+/// The ports that a clause matches, named ports resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClausePorts {
+    /// Every port of TCP, UDP and SCTP, ICMP echo, and other IP protocols where the agent lets them
+    /// be judged at all.
+    Any,
+    /// These; an empty list matches nothing.
+    Of(Vec<(Protocol, PortRange)>),
+}
+
+/// One step of a table: the flows that it matches and what becomes of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clause {
+    /// What becomes of a matching flow.
+    pub action: ClauseAction,
+    /// The tier, for [`ClauseAction::Pass`].
+    pub tier: ClauseTier,
+    /// The remote ends.
+    pub peers: ClausePeers,
+    /// The ports of the flow's destination.
+    pub ports: ClausePorts,
+    /// Who says so. Several for isolation, which all isolating policies bring about together; none
+    /// for the final open clause.
+    pub origins: Arc<[Origin]>,
+}
+
+/// All that decides about the flows and the lookups of one identity.
+#[derive(Clone, Debug)]
+pub struct PolicyTable {
+    /// Whose table this is.
+    pub identity: Identity,
+    /// Clauses for flows that the identity opens, lowest first.
+    pub egress: Vec<Clause>,
+    /// Clauses for flows that others open to it, lowest first.
+    pub ingress: Vec<Clause>,
+    /// Which names may be asked, and which egress clauses each name belongs to.
+    pub names: Arc<NamePolicy>,
+}

@@ -56,9 +56,6 @@ impl NamePolicy {
 
     /// Decides about a query for `name`.
     pub fn decide(&self, _name: &DnsName) -> NameDecision {
-        NameDecision::Refused {
-            with: RefuseWith::Refused,
-            filters: Vec::new(),
-        }
+        NameDecision::Refused { with: RefuseWith::Refused, filters: Vec::new() }
     }
 }

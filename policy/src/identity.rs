@@ -20,11 +20,7 @@ impl Identity {
 
     /// The identity numbered `number`; zero is no identity.
     pub const fn new(number: u32) -> Option<Self> {
-        if number == 0 {
-            None
-        } else {
-            Some(Self(number))
-        }
+        if number == 0 { None } else { Some(Self(number)) }
     }
 
     /// The number that kernel maps carry.

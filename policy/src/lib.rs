@@ -10,7 +10,10 @@
 
 pub mod dns;
 pub mod identity;
+pub mod learned;
+pub mod limits;
 pub mod name;
+pub mod opening;
 pub mod rule;
 pub mod table;
 pub mod time;

@@ -36,26 +36,16 @@ pub struct PortRange {
 
 impl PortRange {
     /// Every port.
-    pub const ALL: Self = Self {
-        start: 0,
-        end: u16::MAX,
-    };
+    pub const ALL: Self = Self { start: 0, end: u16::MAX };
 
     /// The ports from `start` to `end`, both included; `None` where `end` is smaller.
     pub const fn new(start: u16, end: u16) -> Option<Self> {
-        if start <= end {
-            Some(Self { start, end })
-        } else {
-            None
-        }
+        if start <= end { Some(Self { start, end }) } else { None }
     }
 
     /// The one port `port`.
     pub const fn single(port: u16) -> Self {
-        Self {
-            start: port,
-            end: port,
-        }
+        Self { start: port, end: port }
     }
 
     /// The lowest port.

@@ -14,6 +14,8 @@ pub mod learned;
 pub mod limits;
 pub mod name;
 pub mod opening;
+pub mod pattern;
 pub mod rule;
+pub mod selector;
 pub mod table;
 pub mod time;

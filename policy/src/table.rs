@@ -8,11 +8,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::dns::NamePolicy;
 use crate::identity::Identity;
 use crate::rule::{Origin, PortRange, Protocol};
+
+pub use crate::rule::{CidrPeer, CidrReach};
 
 /// The number of clauses that one direction of a table can hold.
 pub const CLAUSES_MAX: usize = 512;
@@ -44,22 +44,13 @@ pub enum ClauseTier {
     Open,
 }
 
-/// A prefix that a clause names as peer, and what is cut out of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CidrPeer {
-    /// The prefix.
-    pub net: IpNet,
-    /// Prefixes inside `net` that this peer does not mean.
-    pub except: Vec<IpNet>,
-}
-
 /// The remote ends that a clause matches, resolved against the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClausePeers {
     /// Matches every remote; the other fields are empty then.
     pub any: bool,
     /// Remotes by identity.
-    pub identities: BTreeSet<Identity>,
+    pub identities: Arc<BTreeSet<Identity>>,
     /// Remotes by address.
     pub cidrs: Vec<CidrPeer>,
     /// Whether addresses learned for a name can match; which names is the matter of

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod name;
 pub mod opening;
 pub mod pattern;
+pub mod resource;
 pub mod rule;
 pub mod selector;
 pub mod table;

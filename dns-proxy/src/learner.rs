@@ -1,0 +1,122 @@
+//! The awaited step between an upstream's answer and the pod: addresses are opened first.
+
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use namegate_policy::dns::ClauseSet;
+use namegate_policy::name::DnsName;
+use namegate_policy::time::Timestamp;
+
+use crate::clients::Client;
+
+/// An address that an answer led to, with the least TTL on the way from the asked name to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaughtAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Seconds for which the answer may be kept.
+    pub ttl: u32,
+}
+
+/// What an answer teaches about one name to the identity that asked.
+#[derive(Clone, Debug)]
+pub struct Lesson {
+    /// Who asked, as the decision saw it.
+    pub client: Arc<Client>,
+    /// The asked name.
+    pub name: DnsName,
+    /// The clauses that the addresses are opened for. Where it is empty nothing is to be opened; the
+    /// learner may remember the name for its logs.
+    pub clauses: ClauseSet,
+    /// The addresses, each once, in the order of the answer. Never empty.
+    pub addresses: Vec<TaughtAddress>,
+    /// When the answer arrived.
+    pub now: Timestamp,
+}
+
+/// What became of a lesson.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// For how long the kernel will accept flows to every address that was opened: the answer's
+    /// TTLs are cut to this. `None` where nothing was opened.
+    pub kept_for: Option<Duration>,
+    /// The addresses that were not opened, and why; every other address of the lesson was.
+    pub withheld: Vec<(IpAddr, Withheld)>,
+}
+
+/// Why an address of an allowed answer was not opened (EP-9, EP-14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Withheld {
+    /// The name resolves, but no rule opens its addresses.
+    NoRule,
+    /// 0.0.0.0/8 or `::`.
+    Unspecified,
+    /// 127.0.0.0/8 or `::1`.
+    Loopback,
+    /// 169.254.0.0/16 or fe80::/10, the metadata address among them.
+    LinkLocal,
+    /// 224.0.0.0/4, 255.255.255.255 or ff00::/8.
+    Multicast,
+    /// An address of a node.
+    Node,
+    /// An address of a range that pods live in.
+    Pod,
+    /// An address of a range that services live in.
+    Service,
+    /// A private address under the strict rebinding guard.
+    Private,
+    /// More addresses or names than the identity may learn.
+    Limit,
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoRule => "no-rule",
+            Self::Unspecified => "unspecified",
+            Self::Loopback => "loopback",
+            Self::LinkLocal => "link-local",
+            Self::Multicast => "multicast",
+            Self::Node => "node",
+            Self::Pod => "pod",
+            Self::Service => "service",
+            Self::Private => "private",
+            Self::Limit => "limit",
+        })
+    }
+}
+
+/// Why a lesson was not learned. The pod gets SERVFAIL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LearnError {
+    /// The kernel's table of learned addresses has no room.
+    #[error("the table of learned addresses is full")]
+    Full,
+    /// The endpoint or its policy changed since the question was decided.
+    #[error("the endpoint or its policy changed meanwhile")]
+    Stale,
+    /// The learner is gone.
+    #[error("the learner has stopped")]
+    Stopped,
+    /// Writing failed.
+    #[error("the addresses could not be written")]
+    Write(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The outcome of a lesson, awaited.
+pub type Learning = Pin<Box<dyn Future<Output = Result<Learned, LearnError>> + Send>>;
+
+/// Opens the addresses of an answer before the answer leaves.
+pub trait Learner: Send + Sync {
+    /// Opens `lesson`'s addresses for the identity that asked. The answer is released when the
+    /// future resolves to `Ok`, and not before: no time-out lets an answer through.
+    ///
+    /// The future is polled at once on the thread that received the answer; one that is ready then
+    /// costs no task switch.
+    fn learn(&self, lesson: Lesson) -> Learning;
+}

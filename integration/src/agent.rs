@@ -1,0 +1,127 @@
+//! The real `namegate` binary, running on a lab's node.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use crate::audit::AuditLog;
+use crate::manifests::Manifests;
+use crate::namespace::Namespace;
+use crate::patience::wait_until;
+use crate::process::{Daemon, Finished, run};
+use crate::town::Town;
+
+/// What the agent says once everything it read is in force.
+const READY: &str = "enforcing";
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running agent; it is killed, not stopped, when this value goes.
+#[derive(Debug)]
+pub struct Agent {
+    process: Daemon,
+    /// What it decided.
+    pub audit: AuditLog,
+}
+
+impl Agent {
+    /// Starts the agent on the town's node over `manifests`, and waits until it enforces them.
+    pub fn start(town: &Town, manifests: &Manifests, arguments: &[&str]) -> Result<Self> {
+        let mut agent = Self::spawn(town, manifests, arguments)?;
+        let limit = START_LIMIT;
+        wait_until("the agent to enforce", limit, || {
+            agent.process.check()?;
+            Ok(agent.log().contains(READY))
+        })
+        .with_context(|| format!("the agent said:\n{}", agent.log()))?;
+        Ok(agent)
+    }
+
+    /// Starts the agent and does not wait.
+    pub fn spawn(town: &Town, manifests: &Manifests, arguments: &[&str]) -> Result<Self> {
+        let audit = AuditLog::new(&town.lab.file("audit.log"));
+        let mut command = command(&town.node.namespace)?;
+        command
+            .arg("agent")
+            .arg("--manifests")
+            .arg(manifests.folder())
+            .arg("--watch")
+            .arg("--audit-log")
+            .arg(audit.path())
+            .arg("--pin-dir")
+            .arg(town.lab.pins())
+            .args(arguments);
+        let process = Daemon::start(&mut command, &town.lab.file("agent.log"))?;
+        Ok(Self { process, audit })
+    }
+
+    /// What the agent said on its own log.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits until the agent's own log says `text`.
+    pub fn expect_log(&self, text: &str) -> Result<()> {
+        wait_until(
+            &format!("{text:?} in the agent's log"),
+            Duration::from_secs(5),
+            || Ok(self.log().contains(text)),
+        )
+        .with_context(|| format!("the agent said:\n{}", self.log()))
+    }
+
+    /// Fails with its log if it is gone.
+    pub fn check(&mut self) -> Result<()> {
+        self.process.check()
+    }
+
+    /// Ends it as an operator would.
+    pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process
+            .stop(signal, STOP_LIMIT)
+            .with_context(|| format!("the agent said:\n{}", self.process.log()))
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(self) -> Result<()> {
+        self.stop(Signal::KILL).map(drop)
+    }
+
+    /// Lets the agent outlive its owner.
+    pub fn release(self) {
+        self.process.release();
+    }
+}
+
+/// Runs the agent to its end: for what it should refuse.
+pub fn run_to_end(node: &Namespace, arguments: &[&str], limit: Duration) -> Result<Finished> {
+    run(command(node)?.arg("agent").args(arguments), limit)
+}
+
+fn command(node: &Namespace) -> Result<Command> {
+    let mut command = node.command(binary()?);
+    command.env("NO_COLOR", "1");
+    Ok(command)
+}
+
+/// The `namegate` binary: `NAMEGATE_BIN`, or the one beside the running program.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("NAMEGATE_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    let folders = own.ancestors().skip(1).take(2);
+    for candidate in folders.map(|folder: &Path| folder.join("namegate")) {
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!(
+        "no namegate binary beside {}: run `cargo build --workspace`",
+        own.display()
+    )
+}

@@ -1,0 +1,1 @@
+//! The demo: a story told step by step on a real town, each step checked.

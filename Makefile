@@ -1,5 +1,5 @@
-# Everything a contributor runs: setup, build, demo, test, check. The first three targets need no
-# answer from a person; each of the others runs them by itself.
+# Everything a contributor runs. `demo`, `test` and `check` run `setup` by themselves; no target asks
+# a person anything.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/lib/llvm-22/bin:$(PATH):/usr/sbin:/sbin
@@ -7,10 +7,11 @@ export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/lib/llv
 # Namespaces and BPF need root; the build does not.
 as_root := $(if $(filter 0,$(shell id -u)),,--config 'target."cfg(unix)".runner=["sudo","-E"]')
 deny_version := 0.20.2
+target := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Installs what is missing (Debian or Ubuntu with Rust)
@@ -25,21 +26,33 @@ demo: setup ## Builds a small town in network namespaces and tells its story (KE
 	@cargo build -p namegate -p namegate-integration --bins
 	@cargo run --quiet -p namegate-integration --bin demo $(as_root)
 
+.PHONY: demo-clean
+demo-clean: ## Removes a town that KEEP=1 left standing
+	@cargo run --quiet -p namegate-integration --bin demo $(as_root) -- clean
+
 .PHONY: test
 test: build ## Runs every test, as root
 	cargo test --workspace $(as_root)
 
 .PHONY: check
-check: setup ## Runs formatting, lints, docs, dependency policy and the chart's lint
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	$(MAKE) --no-print-directory clippy-bpf doc deny chart
+check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint
 
-.PHONY: doc
+.PHONY: fmt clippy clippy-bpf doc deny chart
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+# The kernel program is checked by the clippy of the compiler that builds it.
+clippy-bpf:
+	@[[ -x /usr/bin/clippy-driver ]] || .ci/setup rust-web-clippy
+	RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=aya_ebpf /usr/bin/cargo-clippy clippy --target-dir $(target)/clippy-bpf \
+	  -p namegate-egress-bpf --bin namegate-egress --no-default-features --target bpfel-unknown-none -- -D warnings
+
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 
-.PHONY: deny
 deny:
 	@[[ "$$(cargo deny --version 2>/dev/null)" == "cargo-deny $(deny_version)" ]] || \
 	  { echo 'check: building cargo-deny $(deny_version)'; \
@@ -47,3 +60,6 @@ deny:
 	cargo deny check bans licenses sources
 	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; \
 	  else echo 'check: the advisory database cannot be reached; advisories were not looked at'; fi
+
+chart:
+	.ci/chart

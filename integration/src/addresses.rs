@@ -21,17 +21,11 @@ impl Pair {
     }
 
     const fn pod(last: u8) -> Self {
-        Self::new(
-            [10, 244, 1, last],
-            [0xfd00, 0x10, 0x244, 1, 0, 0, 0, last as u16],
-        )
+        Self::new([10, 244, 1, last], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, last as u16])
     }
 
     const fn site(last: u8) -> Self {
-        Self::new(
-            [203, 0, 113, last],
-            [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last as u16],
-        )
+        Self::new([203, 0, 113, last], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last as u16])
     }
 }
 

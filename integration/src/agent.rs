@@ -66,11 +66,9 @@ impl Agent {
 
     /// Waits until the agent's own log says `text`.
     pub fn expect_log(&self, text: &str) -> Result<()> {
-        wait_until(
-            &format!("{text:?} in the agent's log"),
-            Duration::from_secs(5),
-            || Ok(self.log().contains(text)),
-        )
+        wait_until(&format!("{text:?} in the agent's log"), Duration::from_secs(5), || {
+            Ok(self.log().contains(text))
+        })
         .with_context(|| format!("the agent said:\n{}", self.log()))
     }
 
@@ -120,8 +118,5 @@ pub fn binary() -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
-    bail!(
-        "no namegate binary beside {}: run `cargo build --workspace`",
-        own.display()
-    )
+    bail!("no namegate binary beside {}: run `cargo build --workspace`", own.display())
 }

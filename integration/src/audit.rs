@@ -24,9 +24,7 @@ pub struct Mark(usize);
 impl AuditLog {
     /// The log in the file `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
+        Self { path: path.to_owned() }
     }
 
     /// Where the log is.
@@ -86,10 +84,9 @@ pub fn has(record: &Value, path: &str, value: &str) -> bool {
     match record.pointer(&pointer) {
         Some(Value::String(text)) => text.trim_end_matches('.') == value,
         Some(Value::Number(number)) => number.to_string() == value,
-        Some(Value::Array(items)) => items.iter().any(|item| {
-            item.as_str()
-                .is_some_and(|text| text.trim_end_matches('.') == value)
-        }),
+        Some(Value::Array(items)) => items
+            .iter()
+            .any(|item| item.as_str().is_some_and(|text| text.trim_end_matches('.') == value)),
         Some(Value::Null | Value::Bool(_) | Value::Object(_)) | None => false,
     }
 }

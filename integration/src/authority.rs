@@ -35,20 +35,10 @@ pub fn start(lab: &Lab, internet: &Namespace) -> Result<Daemon> {
         ),
     )?;
     let mut daemon = Daemon::start(
-        internet
-            .command("nsd")
-            .arg("-d")
-            .arg("-c")
-            .arg(lab.file("nsd.conf")),
+        internet.command("nsd").arg("-d").arg("-c").arg(lab.file("nsd.conf")),
         &lab.file("nsd.log"),
     )?;
-    wait_listening(
-        &mut daemon,
-        internet,
-        "the authoritative server",
-        53,
-        AUTHORITY.v4,
-    )?;
+    wait_listening(&mut daemon, internet, "the authoritative server", 53, AUTHORITY.v4)?;
     Ok(daemon)
 }
 
@@ -97,9 +87,6 @@ fn zone() -> String {
 }
 
 fn add(zone: &mut String, name: &str, ttl: u32, pair: Pair) {
-    let _infallible = writeln!(
-        zone,
-        "{name} {ttl} IN A {}\n{name} {ttl} IN AAAA {}",
-        pair.v4, pair.v6
-    );
+    let _infallible =
+        writeln!(zone, "{name} {ttl} IN A {}\n{name} {ttl} IN AAAA {}", pair.v4, pair.v6);
 }

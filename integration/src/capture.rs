@@ -54,10 +54,7 @@ impl Capture {
             tcpdump.check()?;
             Ok(tcpdump.log().contains("listening on"))
         })?;
-        Ok(Self {
-            _tcpdump: tcpdump,
-            lines,
-        })
+        Ok(Self { _tcpdump: tcpdump, lines })
     }
 
     /// Ends the capture and returns its lines. `from` sends a packet to `to` over the interface:

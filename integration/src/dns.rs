@@ -48,10 +48,7 @@ impl<'a> Query<'a> {
     /// Asks another server.
     #[must_use]
     pub fn at(self, server: impl Into<IpAddr>) -> Self {
-        Self {
-            server: server.into(),
-            ..self
-        }
+        Self { server: server.into(), ..self }
     }
 
     /// Asks over another transport.
@@ -142,12 +139,7 @@ fn record(line: &str) -> Option<Record> {
     let _class = fields.next()?;
     let kind = fields.next()?.to_owned();
     let value = fields.collect::<Vec<_>>().join(" ");
-    Some(Record {
-        name,
-        ttl,
-        kind,
-        value,
-    })
+    Some(Record { name, ttl, kind, value })
 }
 
 #[cfg(test)]

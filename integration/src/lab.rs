@@ -41,10 +41,7 @@ impl Lab {
     /// A lab with a name of its own; whatever carries that name already is removed first.
     pub fn named(prefix: &str) -> Result<Self> {
         sweep(prefix)?;
-        let lab = Self {
-            prefix: prefix.to_owned(),
-            kept: false,
-        };
+        let lab = Self { prefix: prefix.to_owned(), kept: false };
         fs::create_dir_all(lab.folder())
             .with_context(|| format!("cannot make {}", lab.folder().display()))?;
         Ok(lab)
@@ -110,11 +107,7 @@ pub fn missing() -> Option<String> {
     if !geteuid().is_root() {
         return Some("needs root for network namespaces; run `make test`".to_owned());
     }
-    let absent: Vec<_> = PROGRAMS
-        .iter()
-        .copied()
-        .filter(|name| !is_installed(name))
-        .collect();
+    let absent: Vec<_> = PROGRAMS.iter().copied().filter(|name| !is_installed(name)).collect();
     (!absent.is_empty()).then(|| format!("needs {}; run `make setup`", absent.join(", ")))
 }
 

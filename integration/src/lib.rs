@@ -25,6 +25,7 @@ pub mod patience;
 pub mod pod;
 pub mod process;
 pub mod resolver;
+pub mod scene;
 pub mod site;
 pub mod tls;
 pub mod town;

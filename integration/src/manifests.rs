@@ -20,10 +20,8 @@ pub struct Manifests {
 impl Manifests {
     /// An empty folder.
     pub fn empty(lab: &Lab) -> Result<Self> {
-        let manifests = Self {
-            folder: lab.file("manifests"),
-            netns: format!("/run/netns/{}-", lab.prefix()),
-        };
+        let manifests =
+            Self { folder: lab.file("manifests"), netns: format!("/run/netns/{}-", lab.prefix()) };
         fs::create_dir_all(&manifests.folder)?;
         Ok(manifests)
     }
@@ -39,11 +37,7 @@ impl Manifests {
     pub fn town(lab: &Lab) -> Result<Self> {
         let manifests = Self::empty(lab)?;
         for entry in fs::read_dir(examples().join("town"))? {
-            if let Some(name) = entry?
-                .file_name()
-                .to_str()
-                .filter(|name| name.ends_with(".yaml"))
-            {
+            if let Some(name) = entry?.file_name().to_str().filter(|name| name.ends_with(".yaml")) {
                 manifests.copy(name)?;
             }
         }

@@ -30,10 +30,7 @@ impl Namespace {
         run(Command::new("ip").args(["netns", "add", name]), QUICK)?
             .success()
             .with_context(|| format!("cannot make network namespace {name}"))?;
-        let namespace = Self {
-            name: name.to_owned(),
-            kept: false,
-        };
+        let namespace = Self { name: name.to_owned(), kept: false };
         namespace.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         namespace.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
         namespace.sysctl("net/ipv4/ping_group_range", "0 0")?;
@@ -58,16 +55,9 @@ impl Namespace {
         let file =
             std::env::temp_dir().join(format!("{}.{:?}.ip", self.name, thread::current().id()));
         fs::write(&file, &script)?;
-        let finished = run(
-            Command::new("ip")
-                .args(["-n", &self.name, "-batch"])
-                .arg(&file),
-            QUICK,
-        );
+        let finished = run(Command::new("ip").args(["-n", &self.name, "-batch"]).arg(&file), QUICK);
         fs::remove_file(&file)?;
-        finished?
-            .success()
-            .with_context(|| format!("ip in {}:\n{script}", self.name))?;
+        finished?.success().with_context(|| format!("ip in {}:\n{script}", self.name))?;
         Ok(())
     }
 
@@ -96,10 +86,7 @@ impl Namespace {
     /// A command inside the namespace that sees this machine's file systems, `/sys/fs/bpf` too.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
@@ -107,13 +94,7 @@ impl Namespace {
     pub fn resolving_command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
-        for variable in [
-            "http_proxy",
-            "https_proxy",
-            "all_proxy",
-            "HTTPS_PROXY",
-            "ALL_PROXY",
-        ] {
+        for variable in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(variable);
         }
         command
@@ -151,10 +132,7 @@ impl Drop for Namespace {
 /// Ends every process in the namespace `name` and removes it with its files.
 pub fn remove(name: &str) -> Result<()> {
     let processes = run(Command::new("ip").args(["netns", "pids", name]), QUICK)?.success()?;
-    for process in processes
-        .split_whitespace()
-        .filter_map(|id| id.parse().ok())
-    {
+    for process in processes.split_whitespace().filter_map(|id| id.parse().ok()) {
         if let Some(process) = Pid::from_raw(process) {
             // It may have ended by itself meanwhile.
             let _gone = kill_process(process, Signal::KILL);

@@ -40,10 +40,7 @@ impl Node {
             &format!("addr add {}/24 dev {BRIDGE}", gateway.v4),
             &format!("addr add {}/64 dev {BRIDGE} nodad", gateway.v6),
             &format!("link set {BRIDGE} up"),
-            &format!(
-                "link add {UPLINK} type veth peer name node0 netns {}",
-                internet.name()
-            ),
+            &format!("link add {UPLINK} type veth peer name node0 netns {}", internet.name()),
             &format!("addr add {}/24 dev {UPLINK}", node.v4),
             &format!("addr add {}/64 dev {UPLINK} nodad", node.v6),
             &format!("link set {UPLINK} up"),

@@ -34,10 +34,7 @@ impl Pod {
         let namespace = Namespace::create(&lab.namespace(name))?;
         let interface = format!("veth-{name}");
         node.namespace.ip(&[
-            &format!(
-                "link add {interface} type veth peer name eth0 netns {}",
-                namespace.name()
-            ),
+            &format!("link add {interface} type veth peer name eth0 netns {}", namespace.name()),
             &format!("link set {interface} master {BRIDGE} up"),
         ])?;
         namespace.ip(&[
@@ -52,26 +49,19 @@ impl Pod {
              options ndots:1 timeout:2 attempts:1\n",
             KUBE_DNS_SERVICE.v4
         ))?;
-        Ok(Self {
-            namespace,
-            addresses,
-            interface,
-            servers: Vec::new(),
-        })
+        Ok(Self { namespace, addresses, interface, servers: Vec::new() })
     }
 
     /// Starts servers that send back what they get, TCP and UDP, both families.
     pub fn serve_echo(&mut self, lab: &Lab, port: u16) -> Result<()> {
         let hosts = [IpAddr::V4(self.addresses.v4), IpAddr::V6(self.addresses.v6)];
-        self.servers
-            .extend(echo_servers(&self.namespace, lab, &hosts, port)?);
+        self.servers.extend(echo_servers(&self.namespace, lab, &hosts, port)?);
         Ok(())
     }
 
     /// Opens a TCP connection.
     pub fn connect(&self, to: SocketAddr) -> Result<io::Result<TcpStream>> {
-        self.namespace
-            .within(|| TcpStream::connect_timeout(&to, PROBE))
+        self.namespace.within(|| TcpStream::connect_timeout(&to, PROBE))
     }
 
     /// Whether a TCP connection to `to` opens, with a reason where it does not.
@@ -85,27 +75,22 @@ impl Pod {
             SocketAddr::V4(_) => [0, 0, 0, 0].into(),
             SocketAddr::V6(_) => [0u16; 8].into(),
         };
-        let socket = self
-            .namespace
-            .within(|| UdpSocket::bind((unspecified, 0)))??;
+        let socket = self.namespace.within(|| UdpSocket::bind((unspecified, 0)))??;
         Ok(exchange(&socket, to))
     }
 
     /// Whether one echo request to `to` is answered.
     pub fn ping(&self, to: IpAddr) -> Result<bool> {
-        let finished = self.namespace.run(
-            &["ping", "-n", "-c", "1", "-W", "1", &to.to_string()],
-            Duration::from_secs(5),
-        )?;
+        let finished = self
+            .namespace
+            .run(&["ping", "-n", "-c", "1", "-W", "1", &to.to_string()], Duration::from_secs(5))?;
         Ok(finished.status.success())
     }
 
     /// Asks a resolver with `dig`.
     pub fn ask(&self, query: &Query<'_>) -> Result<Reply> {
-        let finished = run(
-            self.namespace.command("dig").args(query.arguments()),
-            Duration::from_secs(15),
-        )?;
+        let finished =
+            run(self.namespace.command("dig").args(query.arguments()), Duration::from_secs(15))?;
         Ok(Reply::parse(&finished.stdout))
     }
 
@@ -128,9 +113,7 @@ impl Pod {
 
     fn curl_command(&self, lab: &Lab) -> std::process::Command {
         let mut command = self.namespace.resolving_command("curl");
-        command
-            .args(["-sS", "--connect-timeout", "2", "--cacert"])
-            .arg(lab.file("ca.pem"));
+        command.args(["-sS", "--connect-timeout", "2", "--cacert"]).arg(lab.file("ca.pem"));
         command
     }
 
@@ -177,11 +160,7 @@ pub fn echo(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"hello\n")?;
     let mut answer = [0; 6];
     stream.read_exact(&mut answer)?;
-    if &answer == b"hello\n" {
-        Ok(())
-    } else {
-        Err(io::Error::other("something else came back"))
-    }
+    if &answer == b"hello\n" { Ok(()) } else { Err(io::Error::other("something else came back")) }
 }
 
 fn exchange(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {

@@ -15,10 +15,7 @@ use crate::process::Daemon;
 pub fn start(lab: &Lab, pod: &Pod) -> Result<Daemon> {
     fs::write(lab.file("unbound.conf"), configuration(lab))?;
     let mut daemon = Daemon::start(
-        pod.namespace
-            .command("unbound")
-            .args(["-d", "-p", "-c"])
-            .arg(lab.file("unbound.conf")),
+        pod.namespace.command("unbound").args(["-d", "-p", "-c"]).arg(lab.file("unbound.conf")),
         &lab.file("unbound.log"),
     )?;
     wait_listening(&mut daemon, &pod.namespace, "the resolver", 53, KUBE_DNS.v4)?;

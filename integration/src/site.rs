@@ -55,9 +55,7 @@ fn configuration(lab: &Lab) -> String {
          ssl_certificate {folder}/site.pem;\n  ssl_certificate_key {folder}/site.key;\n"
     );
     for temporary in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-        text.push_str(&format!(
-            "  {temporary}_temp_path {folder}/nginx/{temporary};\n"
-        ));
+        text.push_str(&format!("  {temporary}_temp_path {folder}/nginx/{temporary};\n"));
     }
     for (name, pair) in SITES {
         text.push_str(&format!(

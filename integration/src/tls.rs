@@ -13,17 +13,8 @@ use crate::process::run;
 /// that it signed for `names`.
 pub fn certify(lab: &Lab, names: &[&str]) -> Result<()> {
     let names: Vec<_> = names.iter().map(|name| format!("DNS:{name}")).collect();
-    fs::write(
-        lab.file("site.ext"),
-        format!("subjectAltName = {}\n", names.join(",")),
-    )?;
-    let key = [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ];
+    fs::write(lab.file("site.ext"), format!("subjectAltName = {}\n", names.join(",")))?;
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     openssl(
         lab,
         &[

@@ -67,27 +67,12 @@ impl Town {
             wait_listening(server, &internet, "the echo server", ECHO_PORT, host)?;
         }
         let resolver = Some(resolver::start(&lab, &kube_dns).context("unbound")?);
-        Ok(Self {
-            resolver,
-            servers,
-            checkout,
-            web,
-            db,
-            kube_dns,
-            node,
-            internet,
-            lab,
-        })
+        Ok(Self { resolver, servers, checkout, web, db, kube_dns, node, internet, lab })
     }
 
     /// Leaves the town standing when this value goes.
     pub fn keep(mut self) {
-        for pod in [
-            &mut self.checkout,
-            &mut self.web,
-            &mut self.db,
-            &mut self.kube_dns,
-        ] {
+        for pod in [&mut self.checkout, &mut self.web, &mut self.db, &mut self.kube_dns] {
             pod.keep();
         }
         for server in self.servers.drain(..).chain(self.resolver.take()) {

@@ -88,9 +88,6 @@ fn the_outside_interface_shows_it(town: &Town) -> Result<()> {
     let capture = Capture::start(&town.lab, &town.node.namespace, UPLINK)?;
     town.checkout.try_tcp((EVIL.v4, 443).into())??;
     let seen = capture.finish(&town.node.namespace, EVIL.v4.into())?;
-    assert!(
-        seen.iter().any(|line| line.contains("10.244.1.10.")),
-        "{seen:?}"
-    );
+    assert!(seen.iter().any(|line| line.contains("10.244.1.10.")), "{seen:?}");
     Ok(())
 }

@@ -1,0 +1,197 @@
+//! Flows between pods, to ranges, and under policies that change: real sockets under a running
+//! agent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use namegate_integration::addresses::{
+    AUTHORITY, DB, DB_PORT, ECHO, ECHO_PORT, EVIL, METADATA, NODE, ROUTER, STRIPE, WEB,
+};
+use namegate_integration::capture::Capture;
+use namegate_integration::dns::{Query, Transport};
+use namegate_integration::node::UPLINK;
+use namegate_integration::patience::wait_until;
+use namegate_integration::pod::echo;
+use namegate_integration::scene::Scene;
+
+/// How long a change of a file may take to be in force.
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn database_takes_only_what_its_policy_allows() -> Result<()> {
+    let Some(scene) = Scene::for_test("database_takes_only_what_its_policy_allows", &[])? else {
+        return Ok(());
+    };
+    let town = &scene.town;
+    for host in [IpAddr::V4(DB.v4), IpAddr::V6(DB.v6)] {
+        let database = SocketAddr::from((host, DB_PORT));
+        let mut stream = town.checkout.connect(database)??;
+        echo(&mut stream)?;
+        assert!(town.checkout.try_udp(database)?.is_err(), "UDP to {database}");
+        assert!(!town.checkout.ping(host)?, "ping {host}");
+        let mark = scene.agent.audit.mark()?;
+        assert!(town.web.try_tcp(database)?.is_err(), "web to {database}");
+        scene.agent.audit.expect(
+            mark,
+            &[
+                ("kind", "flow"),
+                ("verdict", "dropped"),
+                ("direction", "ingress"),
+                ("source.namespace", "shop"),
+                ("source.pod", "web"),
+                ("destination.namespace", "data"),
+                ("destination.pod", "db"),
+                ("destination.port", "5432"),
+            ],
+        )?;
+    }
+    assert!(town.db.try_tcp((WEB.v4, 80).into())?.is_err(), "the database opens nothing");
+    assert!(town.db.try_tcp((EVIL.v6, 443).into())?.is_err(), "the database opens nothing");
+    Ok(())
+}
+
+#[test]
+fn node_always_reaches_its_pods() -> Result<()> {
+    let Some(scene) = Scene::for_test("node_always_reaches_its_pods", &[])? else {
+        return Ok(());
+    };
+    let node = &scene.town.node.namespace;
+    for host in [IpAddr::V4(DB.v4), IpAddr::V6(DB.v6)] {
+        let database = SocketAddr::from((host, DB_PORT));
+        let mut stream =
+            node.within(|| std::net::TcpStream::connect_timeout(&database, ONE_SECOND))??;
+        echo(&mut stream)?;
+        let ping = ["ping", "-n", "-c", "1", "-W", "1", &host.to_string()];
+        assert!(node.run(&ping, Duration::from_secs(5))?.status.success(), "ping {host}");
+    }
+    let gateway = scene.town.checkout.ping(NODE.v4.into())?;
+    assert!(!gateway, "a pod's way to its node is governed by its egress rules");
+    Ok(())
+}
+
+#[test]
+fn denial_of_the_metadata_address_wins_over_the_range() -> Result<()> {
+    let test = "denial_of_the_metadata_address_wins_over_the_range";
+    let Some(scene) = Scene::for_test(test, &[])? else {
+        return Ok(());
+    };
+    let mark = scene.agent.audit.mark()?;
+    assert!(scene.town.web.try_tcp((METADATA, 80).into())?.is_err());
+    scene.agent.audit.expect(
+        mark,
+        &[
+            ("kind", "flow"),
+            ("verdict", "dropped"),
+            ("destination.address", "169.254.169.254"),
+            ("policy.kind", "EgressPolicy"),
+            ("policy.name", "web-apis"),
+        ],
+    )?;
+    scene.manifests.edit("web-apis.yaml", "169.254.169.254/32", "169.254.170.1/32")?;
+    wait_until("the metadata address to open without the denial", ONE_SECOND * 3, || {
+        Ok(scene.town.web.try_tcp((METADATA, 80).into())?.is_ok())
+    })
+}
+
+#[test]
+fn removed_rule_cuts_its_live_connections_and_no_other() -> Result<()> {
+    let test = "removed_rule_cuts_its_live_connections_and_no_other";
+    let Some(scene) = Scene::for_test(test, &[])? else {
+        return Ok(());
+    };
+    let checkout = &scene.town.checkout;
+    let mut kept = Vec::new();
+    let mut cut = Vec::new();
+    for host in [IpAddr::V4(DB.v4), IpAddr::V6(DB.v6)] {
+        kept.push(checkout.connect((host, DB_PORT).into())??);
+    }
+    checkout.resolve("echo.acme.example")?;
+    checkout.ask(&Query::aaaa("echo.acme.example"))?;
+    for host in [IpAddr::V4(ECHO.v4), IpAddr::V6(ECHO.v6)] {
+        cut.push(checkout.connect((host, ECHO_PORT).into())??);
+    }
+    for stream in kept.iter_mut().chain(&mut cut) {
+        echo(stream)?;
+    }
+    let from = "- fqdn: echo.acme.example";
+    scene.manifests.edit("checkout-apis.yaml", from, "- fqdn: other.acme.example")?;
+    let edited = Instant::now();
+    wait_until("the cut", ONE_SECOND * 3, || {
+        Ok(cut.iter_mut().all(|stream| echo(stream).is_err()))
+    })?;
+    let took = edited.elapsed();
+    assert!(took < ONE_SECOND * 3, "{took:?}, each probe's own patience included");
+    for stream in &mut kept {
+        echo(stream)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn policies_appear_change_and_vanish_within_a_second() -> Result<()> {
+    let test = "policies_appear_change_and_vanish_within_a_second";
+    let Some(mut scene) = Scene::without_policies(test, &[])? else {
+        return Ok(());
+    };
+    let target = SocketAddr::from((EVIL.v4, 443));
+    scene.town.checkout.try_tcp(target)??;
+    let text = std::fs::read_to_string(
+        namegate_integration::manifests::examples().join("deny-all-egress.yaml"),
+    )?;
+    scene.manifests.write("deny.yaml", &text)?;
+    within_a_second("the policy to close", &scene, target, false)?;
+    scene.manifests.edit("deny.yaml", "egress: []", "egress: [{to: [{cidr: 203.0.113.66/32}]}]")?;
+    within_a_second("the change to open", &scene, target, true)?;
+    assert!(scene.town.checkout.try_tcp((STRIPE.v4, 443).into())?.is_err());
+    scene.manifests.edit("deny.yaml", "[{to: [{cidr: 203.0.113.66/32}]}]", "[]")?;
+    within_a_second("the change to close", &scene, target, false)?;
+    scene.manifests.remove("deny.yaml")?;
+    within_a_second("the removal to open", &scene, target, true)?;
+    scene.agent.check()
+}
+
+/// Connections are opened one after the other, each with a patience of its own: the first that
+/// shows the wanted state must have begun within the second.
+fn within_a_second(what: &str, scene: &Scene, target: SocketAddr, open: bool) -> Result<()> {
+    let changed = Instant::now();
+    wait_until(what, Duration::from_secs(5), || {
+        let begun = changed.elapsed();
+        let is_open = scene.town.checkout.try_tcp(target)?.is_ok();
+        anyhow::ensure!(begun < ONE_SECOND || is_open == open, "{what}: not within a second");
+        Ok(is_open == open)
+    })
+}
+
+#[test]
+fn nothing_of_a_denied_pod_leaves_the_node() -> Result<()> {
+    let Some(scene) = Scene::for_test("nothing_of_a_denied_pod_leaves_the_node", &[])? else {
+        return Ok(());
+    };
+    let town = &scene.town;
+    let capture = Capture::start(&town.lab, &town.node.namespace, UPLINK)?;
+    for pod in [&town.checkout, &town.web, &town.db] {
+        for server in [IpAddr::V4(AUTHORITY.v4), IpAddr::V6(AUTHORITY.v6)] {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let query = Query::a("api.stripe.com").at(server).over(transport);
+                let reply = pod.ask(&query.within_seconds(1))?;
+                assert_eq!(reply.status, "TIMEOUT", "{server} over {transport:?}");
+            }
+        }
+        for host in [IpAddr::V4(EVIL.v4), IpAddr::V6(EVIL.v6), IpAddr::V4(METADATA)] {
+            for port in [53, 80, 443, 65535] {
+                let target = SocketAddr::from((host, port));
+                assert!(pod.try_tcp(target)?.is_err(), "TCP {target}");
+                assert!(pod.try_udp(target)?.is_err(), "UDP {target}");
+            }
+            assert!(!pod.ping(host)?, "ping {host}");
+        }
+    }
+    let seen = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
+    let leaked: Vec<_> = seen
+        .iter()
+        .filter(|line| line.contains("10.244.1.") || line.contains("fd00:10:244:1:"))
+        .collect();
+    assert!(leaked.is_empty(), "left the node: {leaked:#?}");
+    Ok(())
+}

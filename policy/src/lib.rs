@@ -8,13 +8,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod dns;
+mod field;
 pub mod identity;
+pub mod kubernetes;
 pub mod learned;
 pub mod limits;
 pub mod name;
+pub mod object;
 pub mod opening;
 pub mod pattern;
+pub mod problem;
 pub mod resource;
 pub mod rule;
 pub mod selector;

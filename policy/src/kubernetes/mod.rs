@@ -1,0 +1,232 @@
+//! Kubernetes' own kinds: the objects of the cluster, trimmed, and NetworkPolicy in normal form.
+
+mod network_policy;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+
+pub use network_policy::network_policy;
+
+use crate::field::{self, WrittenRequirement};
+use crate::problem::{FieldError, Problem};
+use crate::resource::{
+    BackendPort, EndpointSlice, NamedPorts, Namespace, Node, Pod, PodRef, Service, ServicePort,
+};
+use crate::rule::{Protocol, ServiceRef};
+use crate::selector::{Labels, Selector};
+
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Trims a Namespace.
+pub fn namespace(written: &core::Namespace) -> Result<Namespace, FieldError> {
+    Ok(Namespace::new(name_of(&written.metadata)?, labels_of(&written.metadata)))
+}
+
+/// Trims a Pod.
+pub fn pod(written: &core::Pod) -> Result<Pod, FieldError> {
+    let metadata = &written.metadata;
+    let reference = PodRef { namespace: namespace_of(metadata)?, name: name_of(metadata)? };
+    let default_spec = core::PodSpec::default();
+    let spec = written.spec.as_ref().unwrap_or(&default_spec);
+    let default_status = core::PodStatus::default();
+    let status = written.status.as_ref().unwrap_or(&default_status);
+    let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+    Ok(Pod {
+        reference,
+        labels: Arc::new(labels_of(metadata)),
+        annotations: shared(metadata.annotations.as_ref()),
+        service_account: account.unwrap_or("default").into(),
+        node_name: spec.node_name.as_deref().map(Arc::from),
+        is_host_network: spec.host_network == Some(true),
+        is_finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        addresses: pod_addresses(status)?,
+        named_ports: named_ports(spec),
+    })
+}
+
+/// Trims a Service.
+pub fn service(written: &core::Service) -> Result<Service, FieldError> {
+    let metadata = &written.metadata;
+    let reference = ServiceRef { namespace: namespace_of(metadata)?, name: name_of(metadata)? };
+    let default_spec = core::ServiceSpec::default();
+    let spec = written.spec.as_ref().unwrap_or(&default_spec);
+    let cluster_ips = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(all), _) if !all.is_empty() => all.clone(),
+        (_, one) => one.iter().cloned().collect(),
+    };
+    let cluster_ips: Vec<String> =
+        cluster_ips.into_iter().filter(|text| !text.is_empty() && text != "None").collect();
+    let balancer = written.status.iter().flat_map(|status| &status.load_balancer);
+    let ingress = balancer.flat_map(|balancer| balancer.ingress.iter().flatten());
+    let mut external =
+        addresses("status.loadBalancer.ingress", ingress.filter_map(|i| i.ip.as_ref()))?;
+    external.extend(addresses("spec.externalIPs", spec.external_ips.iter().flatten())?);
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        ports.push(ServicePort {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            protocol: protocol(&format!("{path}.protocol"), port.protocol.as_deref())?,
+            port: port_number(format!("{path}.port"), port.port)?,
+        });
+    }
+    Ok(Service {
+        reference,
+        cluster_addresses: addresses("spec.clusterIPs", cluster_ips.iter())?,
+        external_addresses: external,
+        ports,
+    })
+}
+
+/// Trims an EndpointSlice; endpoints that neither are ready nor serve are left out.
+pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlice, FieldError> {
+    let metadata = &written.metadata;
+    let namespace = namespace_of(metadata)?;
+    let service = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
+    let is_usable = |endpoint: &&discovery::Endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        // An unset condition means ready (discovery.k8s.io/v1).
+        conditions.is_none_or(|c| c.ready != Some(false) || c.serving == Some(true))
+    };
+    let usable = written.endpoints.iter().filter(is_usable).flat_map(|e| &e.addresses);
+    let is_fqdn = written.address_type == "FQDN";
+    let mut ports = Vec::new();
+    for (index, port) in written.ports.iter().flatten().enumerate() {
+        let path = format!("ports[{index}]");
+        ports.push(BackendPort {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            protocol: protocol(&format!("{path}.protocol"), port.protocol.as_deref())?,
+            port: port
+                .port
+                .map(|number| port_number(format!("{path}.port"), number))
+                .transpose()?,
+        });
+    }
+    Ok(EndpointSlice {
+        name: name_of(metadata)?,
+        service: service.map(|name| ServiceRef {
+            namespace: Arc::clone(&namespace),
+            name: name.as_str().into(),
+        }),
+        namespace,
+        addresses: if is_fqdn { Vec::new() } else { addresses("endpoints", usable)? },
+        ports,
+    })
+}
+
+/// Trims a Node.
+pub fn node(written: &core::Node) -> Result<Node, FieldError> {
+    let status = written.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let numeric = status.filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
+    Ok(Node {
+        name: name_of(&written.metadata)?,
+        labels: labels_of(&written.metadata),
+        addresses: addresses("status.addresses", numeric.map(|address| &address.address))?,
+    })
+}
+
+/// Reads a label selector of Kubernetes' own type.
+pub(crate) fn selector(path: &str, written: &LabelSelector) -> Result<Selector, FieldError> {
+    let none = std::collections::BTreeMap::new();
+    let expressions = written.match_expressions.iter().flatten();
+    field::selector(
+        path,
+        written.match_labels.as_ref().unwrap_or(&none),
+        expressions.map(|requirement| WrittenRequirement {
+            key: &requirement.key,
+            operator: &requirement.operator,
+            values: requirement.values.as_deref().unwrap_or_default(),
+        }),
+    )
+}
+
+/// Reads a protocol; TCP where none is written (NP-15).
+pub(crate) fn protocol(path: &str, written: Option<&str>) -> Result<Protocol, FieldError> {
+    match written {
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => {
+            let problem =
+                Problem::NotOneOf { value: other.to_owned(), expected: "TCP, UDP or SCTP" };
+            Err(FieldError::new(path, problem))
+        }
+    }
+}
+
+/// The object's name.
+pub(crate) fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, FieldError> {
+    match metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(name.into()),
+        Some(_) | None => Err(FieldError::new("metadata.name", Problem::Missing)),
+    }
+}
+
+/// The object's namespace; `default` where none is written, as kubectl has it.
+pub(crate) fn namespace_of(metadata: &ObjectMeta) -> Result<Arc<str>, FieldError> {
+    let written = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    field::object_name("metadata.namespace".to_owned(), written.unwrap_or("default")).map(Arc::from)
+}
+
+fn labels_of(metadata: &ObjectMeta) -> Labels {
+    shared(metadata.labels.as_ref())
+}
+
+fn shared(map: Option<&std::collections::BTreeMap<String, String>>) -> Labels {
+    let pairs = map.into_iter().flatten();
+    pairs.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+}
+
+fn pod_addresses(status: &core::PodStatus) -> Result<Vec<IpAddr>, FieldError> {
+    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+    let mut found = addresses("status.podIPs", all)?;
+    for address in addresses("status.podIP", status.pod_ip.iter())? {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+fn addresses<'a>(
+    field: &str,
+    texts: impl Iterator<Item = &'a String>,
+) -> Result<Vec<IpAddr>, FieldError> {
+    let mut found = Vec::new();
+    for (index, text) in texts.enumerate() {
+        let address = text.parse().map_err(|_| {
+            let problem = Problem::NotAnAddress { text: text.clone() };
+            FieldError::new(format!("{field}[{index}]"), problem)
+        })?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+fn named_ports(spec: &core::PodSpec) -> NamedPorts {
+    // Sidecars are init containers that never end; a plain init container serves nobody.
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut named = NamedPorts::new();
+    for port in spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten()) {
+        let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.container_port)) else {
+            continue;
+        };
+        if let Ok(protocol) = protocol("", port.protocol.as_deref()) {
+            named.entry((name.as_str().into(), protocol)).or_insert(number);
+        }
+    }
+    named
+}
+
+fn port_number(path: String, port: i32) -> Result<u16, FieldError> {
+    u16::try_from(port)
+        .map_err(|_| FieldError::new(path, Problem::NotAPort { port: i64::from(port) }))
+}

@@ -1,0 +1,317 @@
+//! What can be wrong with a field of an object, in words for whoever wrote it.
+
+use ipnet::IpNet;
+
+use crate::pattern::PatternError;
+
+/// A problem and the path of the field that has it, such as `spec.egress[0].to[1].fqdn`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct FieldError {
+    /// The path; empty where the document as a whole is wrong.
+    pub field: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl FieldError {
+    /// The problem `problem` at `field`.
+    pub fn new(field: impl Into<String>, problem: impl Into<Problem>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The document is a list, text, a number or nothing.
+    #[error("the document is not an object")]
+    NotAnObject,
+    /// A kind that nothing here reads.
+    #[error("{api_version} {kind} is not a kind that namegate reads")]
+    UnsupportedKind {
+        /// As written.
+        api_version: String,
+        /// As written.
+        kind: String,
+    },
+    /// A field that must be there.
+    #[error("the field is missing")]
+    Missing,
+    /// A field that the kind does not have.
+    #[error("the field is unknown")]
+    UnknownField {
+        /// A field of a policy that looks like it.
+        suggestion: Option<&'static str>,
+    },
+    /// A value of the wrong type.
+    #[error("{message}")]
+    Shape {
+        /// What was found, and what was expected.
+        message: String,
+    },
+    /// A value that the field does not take.
+    #[error("`{value}` is not a value of this field")]
+    NotOneOf {
+        /// As written.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// Text that is no domain pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// Text that is no prefix.
+    #[error("`{text}` is not a CIDR")]
+    NotACidr {
+        /// As written.
+        text: String,
+    },
+    /// Text that is no address.
+    #[error("`{text}` is not an IP address")]
+    NotAnAddress {
+        /// As written.
+        text: String,
+    },
+    /// An exception that does not lie strictly inside its prefix.
+    #[error("{except} does not lie strictly inside {net}")]
+    ExceptOutside {
+        /// The exception.
+        except: IpNet,
+        /// The prefix.
+        net: IpNet,
+    },
+    /// A port number outside 1 to 65535.
+    #[error("{port} is not a port; ports are 1 to 65535")]
+    NotAPort {
+        /// As written.
+        port: i64,
+    },
+    /// Text that is no port name.
+    #[error("`{name}` is not a port name")]
+    NotAPortName {
+        /// As written.
+        name: String,
+    },
+    /// `endPort` without a numeric `port`.
+    #[error("endPort needs a numeric port beside it")]
+    EndPortAlone,
+    /// `endPort` below `port`.
+    #[error("endPort {end} is below port {start}")]
+    EndPortBelow {
+        /// The first port.
+        start: u16,
+        /// The last port.
+        end: i64,
+    },
+    /// Fields of which only some can be set together.
+    #[error("{fields} cannot be set together")]
+    Together {
+        /// Their names.
+        fields: &'static str,
+    },
+    /// A peer that says nothing.
+    #[error("the peer is empty")]
+    EmptyPeer {
+        /// What a peer can be.
+        expected: &'static str,
+    },
+    /// A list that is there and empty.
+    #[error("the list is empty")]
+    EmptyList {
+        /// What leaving the field out means.
+        absent_means: &'static str,
+    },
+    /// A field that means nothing where it stands.
+    #[error("the field only means something beside {beside}")]
+    Misplaced {
+        /// Where it belongs.
+        beside: &'static str,
+    },
+    /// A name in a deny rule.
+    #[error("a deny rule cannot name an fqdn: a denial by name cannot be complete")]
+    DenyByName,
+    /// Text that is no label key.
+    #[error("`{key}` is not a label key")]
+    LabelKey {
+        /// As written.
+        key: String,
+    },
+    /// Text that is no label value.
+    #[error("`{value}` is not a label value")]
+    LabelValue {
+        /// As written.
+        value: String,
+    },
+    /// An operator whose `values` do not fit it.
+    #[error("{operator} {}", if *wants_values { "needs values" } else { "takes no values" })]
+    SelectorValues {
+        /// The operator.
+        operator: String,
+        /// Whether it needs some.
+        wants_values: bool,
+    },
+    /// Text that is no name of a Kubernetes object.
+    #[error("`{text}` is not a name of an object")]
+    NotAnObjectName {
+        /// As written.
+        text: String,
+    },
+    /// A number outside its bounds.
+    #[error("{value} is above {max}")]
+    TooLarge {
+        /// As written.
+        value: u64,
+        /// The largest that is allowed.
+        max: u64,
+    },
+}
+
+impl Problem {
+    /// What to write; `None` where the problem itself says it.
+    pub fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::UnsupportedKind { .. } => {
+                "move it elsewhere, or check apiVersion and kind for a typing error".to_owned()
+            }
+            Self::Missing => "add it".to_owned(),
+            Self::UnknownField { suggestion: Some(name) } => format!("did you mean `{name}`?"),
+            Self::UnknownField { suggestion: None } => "remove it".to_owned(),
+            Self::NotOneOf { expected, .. } | Self::EmptyPeer { expected } => {
+                format!("write {expected}")
+            }
+            Self::NotACidr { text } => match text.parse::<std::net::IpAddr>() {
+                Ok(address) => format!("write {}", IpNet::from(address)),
+                Err(_) => "write a prefix such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
+            },
+            Self::NotAnAddress { .. } => "write an address such as 10.0.0.1".to_owned(),
+            Self::ExceptOutside { net, .. } => {
+                format!("write a longer prefix inside {net}, or remove it")
+            }
+            Self::NotAPortName { .. } => {
+                "write at most 15 lower-case letters, digits and single dashes, a letter among them"
+                    .to_owned()
+            }
+            Self::EndPortAlone => "set port to the first port of the range".to_owned(),
+            Self::EndPortBelow { start, .. } => format!("write {start} or more"),
+            Self::Together { .. } => "write one peer for each; entries add up".to_owned(),
+            Self::EmptyList { absent_means } => {
+                format!("leave the field out for {absent_means}, or remove the rule")
+            }
+            Self::Misplaced { .. } => "remove it".to_owned(),
+            Self::DenyByName => {
+                "deny the addresses by cidr, or leave the name out of the allow rules".to_owned()
+            }
+            Self::LabelKey { .. } => {
+                "write a key such as app or example.com/team, the name at most 63 characters"
+                    .to_owned()
+            }
+            Self::LabelValue { .. } => {
+                "write at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends"
+                    .to_owned()
+            }
+            Self::SelectorValues { wants_values: true, .. } => "add values".to_owned(),
+            Self::SelectorValues { wants_values: false, .. } => "remove values".to_owned(),
+            Self::NotAnObjectName { .. } => {
+                "write lower-case letters, digits, `-` and `.`".to_owned()
+            }
+            Self::NotAnObject
+            | Self::Shape { .. }
+            | Self::Pattern(_)
+            | Self::NotAPort { .. }
+            | Self::TooLarge { .. } => return None,
+        })
+    }
+}
+
+/// Every field that a policy of some dialect has.
+const FIELDS: &[&str] = &[
+    "action",
+    "allowPrivate",
+    "apiVersion",
+    "cidr",
+    "deny",
+    "dns",
+    "egress",
+    "endPort",
+    "entity",
+    "except",
+    "filter",
+    "fqdn",
+    "from",
+    "ingress",
+    "ipBlock",
+    "key",
+    "kind",
+    "matchExpressions",
+    "matchLabels",
+    "metadata",
+    "mode",
+    "name",
+    "namespace",
+    "namespaceSelector",
+    "operator",
+    "podSelector",
+    "policyTypes",
+    "port",
+    "ports",
+    "priority",
+    "protocol",
+    "refuseWith",
+    "service",
+    "spec",
+    "tier",
+    "to",
+    "values",
+];
+
+/// The field of a policy that the last part of `path` was most likely meant to be.
+pub(crate) fn similar_field(path: &str) -> Option<&'static str> {
+    let written = path.rsplit('.').next()?;
+    let tolerance = (written.len() / 2).clamp(1, 3);
+    FIELDS
+        .iter()
+        .map(|&field| (distance(&written.to_lowercase(), &field.to_lowercase()), field))
+        .filter(|&(distance, _)| distance <= tolerance)
+        .min()
+        .map(|(_, field)| field)
+}
+
+/// How many letters must be added, removed or replaced to make one word of the other.
+fn distance(one: &str, two: &str) -> usize {
+    // Longer words than any field are nobody's typing error.
+    if one.len() > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=two.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in two.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[two.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_field_is_recognised() {
+        for (path, expected) in [
+            ("spec.podSelectr", Some("podSelector")),
+            ("spec.egres[0].ports[0].protcol", Some("protocol")),
+            ("spec.PodSelector", Some("podSelector")),
+            ("spec.egress[0].to[0].fdqn", Some("fqdn")),
+            ("spec.egress[0].to[0].somethingElse", None),
+            ("spec.egress[0].endport", Some("endPort")),
+        ] {
+            assert_eq!(similar_field(path), expected, "{path}");
+        }
+    }
+}

@@ -140,7 +140,7 @@ pub fn echo_servers(
             IpAddr::V6(address) => ("6", format!("[{address}]")),
         };
         for listen in [
-            format!("TCP{family}-LISTEN:{port},bind={bind},fork,reuseaddr"),
+            format!("TCP{family}-LISTEN:{port},bind={bind},fork,reuseaddr,backlog=1024"),
             format!("UDP{family}-RECVFROM:{port},bind={bind},fork"),
         ] {
             let log = lab.file(&format!("echo-{port}-{}.log", servers.len()));

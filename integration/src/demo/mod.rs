@@ -48,8 +48,8 @@ pub fn run() -> Result<bool> {
     let stage = Stage::new();
     let mut scene = set_up(&stage, keep)?;
     let mut summary = Summary::default();
-    for step in story::STEPS {
-        let result = step.tell(&stage, &mut scene);
+    for (number, step) in (1..).zip(story::STEPS) {
+        let result = step.tell(number, &stage, &mut scene);
         stage.result(&result);
         summary.add(step.title, result);
     }

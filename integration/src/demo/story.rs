@@ -33,8 +33,8 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn tell(&self, stage: &Stage, scene: &mut Scene) -> Result<String> {
-        stage.step(self.title, self.why);
+    pub(super) fn tell(&self, number: u32, stage: &Stage, scene: &mut Scene) -> Result<String> {
+        stage.step(&format!("{number}. {}", self.title), self.why);
         scene.agent.check()?;
         (self.play)(stage, scene)
     }

@@ -1,7 +1,14 @@
 //! Which names an identity may ask for, and which rules an answer opens.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
 use crate::name::DnsName;
-use crate::rule::Origin;
+use crate::pattern::{DomainPattern, PatternSet};
+use crate::rule::{FqdnPeer, Origin};
 
 /// The egress clauses (by position in [`crate::table::PolicyTable::egress`]) whose FQDN peers match
 /// a name, lowest first.
@@ -27,7 +34,8 @@ pub enum NameDecision {
         /// The clauses that the answer's addresses are opened for; empty where the name resolves and
         /// opens nothing.
         clauses: ClauseSet,
-        /// The rule that allowed it; `None` where no rule had to, as for the cluster domain.
+        /// The rule that allowed it, or the Audit policy that would have refused it; `None` where no
+        /// rule had to, as for the cluster domain.
         origin: Option<Origin>,
         /// Whether only Audit policies would have refused it.
         audit: bool,
@@ -44,18 +52,177 @@ pub enum NameDecision {
     },
 }
 
+/// What lookups need to know about the cluster, the same for every identity.
+#[derive(Clone, Debug)]
+pub struct ClusterNames {
+    /// Names at or below it always resolve and open nothing (EP-6).
+    pub domain: DnsName,
+    /// Search suffixes of pods besides those below `domain` (EP-7).
+    pub search: Vec<DnsName>,
+    /// Ranges of pods, services and nodes, whose reverse names always resolve (EP-6).
+    pub ranges: Vec<IpNet>,
+}
+
 /// What one identity may look up: an immutable part of its policy table.
-#[derive(Clone, Debug, Default)]
-pub struct NamePolicy {}
+#[derive(Clone, Debug)]
+pub struct NamePolicy {
+    is_governed: bool,
+    uses: PatternSet<Use>,
+    enforcing: Vec<(Origin, RefuseWith)>,
+    auditing: Vec<Origin>,
+    cluster: Arc<ClusterNames>,
+}
+
+/// What a pattern stands for.
+#[derive(Clone, Debug)]
+struct Use {
+    /// The clause that it opens addresses for.
+    clause: Option<u16>,
+    resolves: bool,
+    allow_private: bool,
+    origin: Origin,
+}
 
 impl NamePolicy {
+    /// The policy of an identity whose lookups nothing governs.
+    pub fn ungoverned(cluster: Arc<ClusterNames>) -> Self {
+        Self {
+            is_governed: false,
+            uses: PatternSet::default(),
+            enforcing: Vec::new(),
+            auditing: Vec::new(),
+            cluster,
+        }
+    }
+
+    /// Sends the identity's lookups through the proxy (EP-2).
+    pub(crate) fn govern(&mut self) {
+        self.is_governed = true;
+    }
+
+    /// Refuses names that no rule allows, on behalf of `origin`.
+    pub(crate) fn filter(&mut self, origin: Origin, with: RefuseWith) {
+        self.enforcing.push((origin, with));
+    }
+
+    /// Marks names that no rule allows, on behalf of an Audit policy.
+    pub(crate) fn audit(&mut self, origin: Origin) {
+        self.auditing.push(origin);
+    }
+
+    /// Lets the names of `peer` open addresses for `clause`.
+    pub(crate) fn open(&mut self, peer: &FqdnPeer, clause: u16, origin: Origin) {
+        let (resolves, allow_private) = (peer.resolves, peer.allow_private);
+        let value = Use { clause: Some(clause), resolves, allow_private, origin };
+        self.uses.insert(&peer.pattern, &peer.except, value);
+    }
+
+    /// Lets names resolve that open nothing.
+    pub(crate) fn resolve(&mut self, pattern: &DomainPattern, origin: Origin) {
+        let value = Use { clause: None, resolves: true, allow_private: false, origin };
+        self.uses.insert(pattern, &[], value);
+    }
+
     /// Whether lookups of this identity go through the proxy at all (EP-2).
     pub fn is_governed(&self) -> bool {
-        false
+        self.is_governed
     }
 
     /// Decides about a query for `name`.
-    pub fn decide(&self, _name: &DnsName) -> NameDecision {
-        NameDecision::Refused { with: RefuseWith::Refused, filters: Vec::new() }
+    pub fn decide(&self, name: &DnsName) -> NameDecision {
+        let mut clauses = BTreeSet::new();
+        let mut allowed: Option<&Use> = None;
+        self.uses.for_each_match(name, |found| {
+            clauses.extend(found.clause);
+            // The lowest clause speaks for the name; a rule that opens nothing only where no other.
+            let rank = |one: &Use| (one.clause.is_none(), one.clause);
+            if found.resolves && allowed.is_none_or(|known| rank(found) < rank(known)) {
+                allowed = Some(found);
+            }
+        });
+        let clauses: ClauseSet = clauses.into_iter().collect();
+        let allow = |origin, audit| NameDecision::Allowed { clauses, origin, audit };
+        if let Some(rule) = allowed {
+            return allow(Some(rule.origin.clone()), false);
+        }
+        if self.cluster.owns(name) {
+            return allow(None, false);
+        }
+        match (self.enforcing.first(), self.auditing.first()) {
+            (None, None) => allow(None, false),
+            (None, Some(origin)) => allow(Some(origin.clone()), true),
+            (Some(_), _) if self.cluster.is_search_candidate(name) => NameDecision::SearchMiss,
+            (Some((_, with)), _) => NameDecision::Refused {
+                with: *with,
+                filters: self.enforcing.iter().map(|(origin, _)| origin.clone()).collect(),
+            },
+        }
     }
+
+    /// The clauses that addresses of `name` are opened for, lowest first.
+    pub fn clauses(&self, name: &DnsName) -> ClauseSet {
+        let mut clauses = BTreeSet::new();
+        self.uses.for_each_match(name, |found| clauses.extend(found.clause));
+        clauses.into_iter().collect()
+    }
+
+    /// Whether a peer that means `name` opens private addresses under the strict rebinding guard
+    /// (EP-9).
+    pub fn allows_private(&self, name: &DnsName) -> bool {
+        let mut allows = false;
+        self.uses.for_each_match(name, |found| allows |= found.allow_private);
+        allows
+    }
+}
+
+impl ClusterNames {
+    fn owns(&self, name: &DnsName) -> bool {
+        name.is_at_or_below(&self.domain)
+            || reverse_prefix(name)
+                .is_some_and(|net| self.ranges.iter().any(|range| range.contains(&net)))
+    }
+
+    fn is_search_candidate(&self, name: &DnsName) -> bool {
+        self.search.iter().any(|suffix| name.is_below(suffix))
+    }
+}
+
+/// The prefix that a reverse name stands for (RFC 1035 section 3.5, RFC 3596 section 2.5): whole
+/// octets under `in-addr.arpa`, whole nibbles under `ip6.arpa`.
+fn reverse_prefix(name: &DnsName) -> Option<IpNet> {
+    let mut labels = name.labels_from_right();
+    if labels.next()? != b"arpa" {
+        return None;
+    }
+    match labels.next()? {
+        b"in-addr" => {
+            let mut octets = [0_u8; 4];
+            let mut count = 0_u8;
+            for label in labels {
+                *octets.get_mut(usize::from(count))? = decimal(label)?;
+                count += 1;
+            }
+            IpNet::new(IpAddr::from(Ipv4Addr::from(octets)), count * 8).ok()
+        }
+        b"ip6" => {
+            let mut bits = 0_u128;
+            let mut count = 0_u8;
+            for label in labels {
+                let &[digit] = label else { return None };
+                let nibble = char::from(digit).to_digit(16)?;
+                let shift = 124_u32.checked_sub(u32::from(count) * 4)?;
+                bits |= u128::from(nibble) << shift;
+                count += 1;
+            }
+            IpNet::new(IpAddr::from(Ipv6Addr::from_bits(bits)), count * 4).ok()
+        }
+        _ => None,
+    }
+}
+
+/// An octet in decimal without leading zeros.
+fn decimal(label: &[u8]) -> Option<u8> {
+    let is_canonical =
+        label.iter().all(u8::is_ascii_digit) && (label.len() == 1 || label[0] != b'0');
+    std::str::from_utf8(label).ok().filter(|_| is_canonical)?.parse().ok()
 }

@@ -1,5 +1,11 @@
 //! Identities: interned label sets of workloads.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::resource::NamedPorts;
+use crate::selector::Labels;
+
 /// The interned label set of workloads, or one of the reserved identities. Local to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(u32);
@@ -31,5 +37,124 @@ impl Identity {
     /// Whether this is a reserved identity rather than an interned label set.
     pub const fn is_reserved(self) -> bool {
         self.0 < Self::FIRST_WORKLOAD.0
+    }
+}
+
+/// All that policies can tell workloads apart by. Pods that agree in it share an identity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkloadLabels {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The namespace's labels.
+    pub namespace_labels: Arc<Labels>,
+    /// The pod's labels.
+    pub pod_labels: Arc<Labels>,
+    /// The pod's service account.
+    pub service_account: Arc<str>,
+    /// The pod's named ports.
+    pub named_ports: NamedPorts,
+}
+
+/// Identities in use, counted by the pods that have them.
+#[derive(Debug)]
+pub struct Identities {
+    by_labels: BTreeMap<Arc<WorkloadLabels>, Identity>,
+    in_use: BTreeMap<Identity, (Arc<WorkloadLabels>, usize)>,
+    next: u32,
+}
+
+impl Default for Identities {
+    fn default() -> Self {
+        Self {
+            by_labels: BTreeMap::new(),
+            in_use: BTreeMap::new(),
+            next: Identity::FIRST_WORKLOAD.0,
+        }
+    }
+}
+
+impl Identities {
+    /// The identity of `labels` for one pod more. A number given back is not given out again before
+    /// all others were.
+    pub fn acquire(&mut self, labels: WorkloadLabels) -> Identity {
+        if let Some(&identity) = self.by_labels.get(&labels) {
+            if let Some((_, users)) = self.in_use.get_mut(&identity) {
+                *users += 1;
+            }
+            return identity;
+        }
+        let identity = self.unused();
+        let labels = Arc::new(labels);
+        self.by_labels.insert(Arc::clone(&labels), identity);
+        self.in_use.insert(identity, (labels, 1));
+        identity
+    }
+
+    /// Takes back what one [`Identities::acquire`] gave.
+    pub fn release(&mut self, identity: Identity) {
+        let Some((labels, users)) = self.in_use.get_mut(&identity) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.by_labels.remove(labels);
+            self.in_use.remove(&identity);
+        }
+    }
+
+    /// The labels of an identity in use; `None` for a reserved one.
+    pub fn labels(&self, identity: Identity) -> Option<&WorkloadLabels> {
+        self.in_use.get(&identity).map(|(labels, _)| labels.as_ref())
+    }
+
+    /// The identities in use with their labels, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Identity, &WorkloadLabels)> {
+        self.in_use.iter().map(|(identity, (labels, _))| (*identity, labels.as_ref()))
+    }
+
+    fn unused(&mut self) -> Identity {
+        loop {
+            let candidate = Identity(self.next);
+            self.next = self.next.checked_add(1).unwrap_or(Identity::FIRST_WORKLOAD.0);
+            if !self.in_use.contains_key(&candidate) {
+                return candidate;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_labels(app: &str) -> WorkloadLabels {
+        WorkloadLabels {
+            namespace: "shop".into(),
+            namespace_labels: Arc::default(),
+            pod_labels: Arc::new(Labels::from([("app".into(), app.into())])),
+            service_account: "default".into(),
+            named_ports: NamedPorts::new(),
+        }
+    }
+
+    #[test]
+    fn an_identity_lives_as_long_as_a_pod_has_it() {
+        let mut identities = Identities::default();
+        let web = identities.acquire(mk_labels("web"));
+        assert_eq!(identities.acquire(mk_labels("web")), web, "same labels, same identity");
+        assert_ne!(identities.acquire(mk_labels("db")), web);
+        identities.release(web);
+        assert_eq!(identities.labels(web), Some(&mk_labels("web")), "one pod is left");
+        identities.release(web);
+        assert_eq!(identities.labels(web), None);
+        assert_ne!(identities.acquire(mk_labels("web")), web, "numbers are not reused at once");
+    }
+
+    #[test]
+    fn numbers_wrap_around_what_is_in_use_and_what_is_reserved() {
+        let mut identities = Identities::default();
+        let first = identities.acquire(mk_labels("first"));
+        identities.next = u32::MAX;
+        assert_eq!(identities.acquire(mk_labels("last")).number(), u32::MAX);
+        let wrapped = identities.acquire(mk_labels("wrapped"));
+        assert_eq!(wrapped.number(), first.number() + 1);
     }
 }

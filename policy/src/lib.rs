@@ -12,6 +12,7 @@ pub mod api;
 pub mod dns;
 mod field;
 pub mod identity;
+pub mod inventory;
 pub mod kubernetes;
 pub mod learned;
 pub mod limits;

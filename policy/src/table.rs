@@ -13,6 +13,9 @@ use crate::identity::Identity;
 use crate::rule::{Origin, PortRange, Protocol};
 
 pub use crate::rule::{CidrPeer, CidrReach};
+pub use build::{TableError, TableSource};
+
+mod build;
 
 /// The number of clauses that one direction of a table can hold.
 pub const CLAUSES_MAX: usize = 512;

@@ -1,5 +1,7 @@
 //! Policy tables: order of precedence, resolution of ports and peers, lookups.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

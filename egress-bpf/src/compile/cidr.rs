@@ -161,6 +161,7 @@ impl Prefix {
 mod tests {
     use std::sync::Arc;
 
+    use namegate_policy::rule::CidrReach;
     use namegate_policy::table::{CidrPeer, ClauseAction, ClausePeers, ClausePorts, ClauseTier};
     use proptest::prelude::*;
 
@@ -182,6 +183,7 @@ mod tests {
         CidrPeer {
             net: net.parse().unwrap(),
             except: except.iter().map(|text| text.parse().unwrap()).collect(),
+            reach: CidrReach::All,
         }
     }
 
@@ -257,7 +259,7 @@ mod tests {
 
     fn any_clause() -> impl Strategy<Value = Clause> {
         let peer = (any_net(), proptest::collection::vec(any_net(), 0..3))
-            .prop_map(|(net, except)| CidrPeer { net, except });
+            .prop_map(|(net, except)| CidrPeer { net, except, reach: CidrReach::All });
         proptest::collection::vec(peer, 0..4).prop_map(mk_clause)
     }
 

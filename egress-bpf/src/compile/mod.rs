@@ -11,3 +11,25 @@ mod rows;
 
 pub use names::{ClassesFull, NAME_CLASSES_MAX, NameBook, NameWrites, Retable};
 pub use rows::{CidrRow, RowChanges, TableRows};
+
+use namegate_policy::rule;
+
+use crate::abi::Direction;
+
+impl From<rule::Direction> for Direction {
+    fn from(direction: rule::Direction) -> Self {
+        match direction {
+            rule::Direction::Egress => Self::Egress,
+            rule::Direction::Ingress => Self::Ingress,
+        }
+    }
+}
+
+impl From<Direction> for rule::Direction {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Self::Egress,
+            Direction::Ingress => Self::Ingress,
+        }
+    }
+}

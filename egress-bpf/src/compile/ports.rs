@@ -9,7 +9,9 @@ use namegate_policy::rule::{PortRange, Protocol};
 use namegate_policy::table::{Clause, ClausePorts};
 
 use super::rows::numbered;
-use crate::abi::{LEVEL_SHIFTS, LEVELS, PortClass, PortKey, RuleSet, TableKey};
+use crate::abi::{
+    ECHO_PORT_V4, ECHO_PORT_V6, LEVEL_SHIFTS, LEVELS, PortClass, PortKey, RuleSet, TableKey,
+};
 
 const CLASSES: [PortClass; 5] =
     [PortClass::Tcp, PortClass::Udp, PortClass::Sctp, PortClass::Echo, PortClass::Other];
@@ -49,11 +51,12 @@ fn own_rules(class: PortClass, clauses: &[Clause]) -> BTreeMap<Block, RuleSet> {
                 add(ALL_PORTS, bit);
             }
             ClausePorts::Of(ports) => {
-                for (_, range) in ports.iter().filter(|(protocol, _)| class_of(*protocol) == class)
-                {
-                    for block in blocks(*range) {
-                        add(block, bit);
-                    }
+                let of_class = ports
+                    .iter()
+                    .filter_map(|(protocol, range)| meant(*protocol, *range))
+                    .filter(|(meant, _)| *meant == class);
+                for block in of_class.flat_map(|(_, range)| blocks(range)) {
+                    add(block, bit);
                 }
             }
         }
@@ -84,12 +87,20 @@ fn around((level, block): Block) -> impl Iterator<Item = Block> {
     (level..LEVELS).map(move |wider| (wider, first >> LEVEL_SHIFTS[wider]))
 }
 
-const fn class_of(protocol: Protocol) -> PortClass {
+/// What a protocol and its range are looked up by. Of ICMP only echo requests open flows: they are
+/// the port [`ECHO_PORT_V4`] or [`ECHO_PORT_V6`] of their class.
+const fn meant(protocol: Protocol, range: PortRange) -> Option<(PortClass, PortRange)> {
     match protocol {
-        Protocol::Tcp => PortClass::Tcp,
-        Protocol::Udp => PortClass::Udp,
-        Protocol::Sctp => PortClass::Sctp,
+        Protocol::Tcp => Some((PortClass::Tcp, range)),
+        Protocol::Udp => Some((PortClass::Udp, range)),
+        Protocol::Sctp => Some((PortClass::Sctp, range)),
+        Protocol::Icmp => echo(range, ECHO_PORT_V4),
+        Protocol::Icmpv6 => echo(range, ECHO_PORT_V6),
     }
+}
+
+const fn echo(range: PortRange, request: u16) -> Option<(PortClass, PortRange)> {
+    if range.contains(request) { Some((PortClass::Echo, PortRange::single(request))) } else { None }
 }
 
 fn port_key(key: &TableKey, class: PortClass, (level, block): Block) -> PortKey {
@@ -199,7 +210,8 @@ mod tests {
             ClausePorts::Any => true,
             ClausePorts::Of(list) => list
                 .iter()
-                .any(|(protocol, range)| class_of(*protocol) == class && range.contains(port)),
+                .filter_map(|(protocol, range)| meant(*protocol, *range))
+                .any(|(meant, range)| meant == class && range.contains(port)),
         }
     }
 

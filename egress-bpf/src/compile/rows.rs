@@ -93,7 +93,7 @@ impl TableRows {
                 header.flags |= TABLE_ANY_PEER;
                 self.peer(PeerKey::new(&key, PeerKind::Any, 0)).insert(bit);
             }
-            for identity in &clause.peers.identities {
+            for identity in clause.peers.identities.iter() {
                 header.flags |= TABLE_IDENTITIES;
                 let row = PeerKey::new(&key, PeerKind::Identity, identity.number());
                 self.peer(row).insert(bit);

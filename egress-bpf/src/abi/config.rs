@@ -1,0 +1,34 @@
+use super::{Address, Mac};
+
+/// The number of resolvers that lookups can be taken from.
+pub const RESOLVERS_MAX: usize = 16;
+
+/// [`Config::flags`]: the cluster ranges hold prefixes, so that an address missing in the ipcache is
+/// looked up there.
+pub const CONFIG_RANGES: u32 = 1;
+
+/// [`Config::flags`]: IP protocols other than TCP, UDP, SCTP and ICMP are judged by policy; without
+/// it they are dropped.
+pub const CONFIG_OTHER_PROTOCOLS: u32 = 1 << 1;
+
+/// What the whole program knows: the one row of `CONFIG`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// [`super::ABI_VERSION`] of whoever wrote the maps.
+    pub abi_version: u32,
+    /// `CONFIG_*`.
+    pub flags: u32,
+    /// Interface that intercepted lookups are handed to; zero where there is no proxy.
+    pub proxy_ifindex: u32,
+    /// Proxy port of the resolver in slot zero.
+    pub proxy_port: u16,
+    /// MAC of that interface.
+    pub proxy_mac: Mac,
+    /// The proxy's IPv4 address, v4-mapped.
+    pub proxy_v4: Address,
+    /// The proxy's IPv6 address.
+    pub proxy_v6: Address,
+}
+
+const _: () = assert!(size_of::<Config>() == 52 && align_of::<Config>() == 4);

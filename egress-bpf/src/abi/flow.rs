@@ -1,0 +1,97 @@
+use super::Address;
+
+/// A flow that the reply direction has not been seen of.
+pub const FLOW_OPENING: u8 = 0;
+/// A flow with packets both ways.
+pub const FLOW_ESTABLISHED: u8 = 1;
+/// A TCP flow after a FIN or RST.
+pub const FLOW_CLOSING: u8 = 2;
+
+/// Key of `FLOWS`: a flow as its endpoint sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The endpoint's address.
+    pub local: Address,
+    /// The other end.
+    pub remote: Address,
+    /// Host-side interface of the endpoint.
+    pub ifindex: u32,
+    /// [`super::Endpoint::epoch`].
+    pub epoch: u32,
+    /// Port on the endpoint's side. An echo's identifier stands on the side that asked.
+    pub local_port: u16,
+    /// Port on the other side.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// Value of `FLOWS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// When the flow was first forwarded, on the monotonic clock.
+    pub created_ns: u64,
+    /// When a packet of it was last forwarded.
+    pub seen_ns: u64,
+    /// Packets by [`super::Direction`].
+    pub packets: [u64; 2],
+    /// Octets by [`super::Direction`], Ethernet header included.
+    pub octets: [u64; 2],
+    /// The generation that it was judged under.
+    pub generation: u32,
+    /// The table that it was judged by.
+    pub table: u32,
+    /// The clause that let it through.
+    pub clause: u16,
+    /// The first Audit clause that matched before it.
+    pub audit: u16,
+    /// Who opened it, as [`super::Direction`].
+    pub initiator: u8,
+    /// `FLOW_*`.
+    pub state: u8,
+    /// Zero.
+    pub padding: [u8; 2],
+}
+
+/// Key of `FRAGMENTS`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The endpoint's address.
+    pub local: Address,
+    /// The other end.
+    pub remote: Address,
+    /// Host-side interface of the endpoint.
+    pub ifindex: u32,
+    /// [`super::Endpoint::epoch`].
+    pub epoch: u32,
+    /// The datagram's identification.
+    pub identification: u32,
+    /// IP protocol number of the payload.
+    pub protocol: u8,
+    /// [`super::Direction`] of the packet.
+    pub direction: u8,
+    /// Zero.
+    pub padding: [u8; 2],
+}
+
+/// Value of `FRAGMENTS`: the first piece was forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fragment {
+    /// When later pieces stop being forwarded.
+    pub deadline_ns: u64,
+    /// The generation that the first piece was judged under.
+    pub generation: u32,
+    /// Zero.
+    pub padding: [u8; 4],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 48);
+const _: () = assert!(size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<FragmentKey>() == 48);
+const _: () = assert!(size_of::<Fragment>() == 16);

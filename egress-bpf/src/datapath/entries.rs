@@ -1,0 +1,169 @@
+//! Addresses: the ipcache, cluster ranges, learned names, resolvers, and the configuration.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use namegate_policy::identity::Identity;
+
+use super::error::DatapathError;
+use super::pods::{RangeTrieKey, TrieKey};
+use super::{Datapath, Settings};
+use crate::abi::{
+    ABI_VERSION, Address, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, Mac, NameEntry, NameKey,
+    PeerKey, RESOLVERS_MAX, RuleSet,
+};
+use crate::compile::NameWrites;
+
+impl Datapath {
+    /// Writes what does not belong to an endpoint.
+    pub fn configure(&mut self, settings: &Settings) -> Result<(), DatapathError> {
+        let mut flags = self.config_flags()? & CONFIG_RANGES;
+        if settings.judges_other_protocols {
+            flags |= CONFIG_OTHER_PROTOCOLS;
+        }
+        let mut config = Config {
+            abi_version: ABI_VERSION,
+            flags,
+            proxy_ifindex: 0,
+            proxy_port: 0,
+            proxy_mac: Mac::default(),
+            proxy_v4: Address::UNSPECIFIED,
+            proxy_v6: Address::UNSPECIFIED,
+        };
+        if let Some(proxy) = &settings.proxy {
+            config.proxy_ifindex = proxy.ifindex;
+            config.proxy_port = proxy.port;
+            config.proxy_mac = Mac(proxy.mac);
+            config.proxy_v4 = IpAddr::V4(proxy.v4).into();
+            config.proxy_v6 = IpAddr::V6(proxy.v6).into();
+        }
+        self.maps.config.put(&0, &config)
+    }
+
+    /// Writes the resolvers whose lookups are taken, by slot. A slot keeps its resolver for as
+    /// long as answers for it may be under way.
+    pub fn set_resolvers(&mut self, resolvers: &BTreeMap<u8, IpAddr>) -> Result<(), DatapathError> {
+        if let Some(&slot) = resolvers.keys().find(|slot| usize::from(**slot) >= RESOLVERS_MAX) {
+            return Err(DatapathError::Slot { slot });
+        }
+        for (slot, resolver) in resolvers {
+            let (address, place) = (Address::from(*resolver), place(*slot, *resolver));
+            self.maps.resolver_slots.put(&place, &address)?;
+            self.maps.resolvers.put(&address, &u32::from(*slot))?;
+        }
+        for (address, slot) in self.maps.resolvers.read_all()? {
+            let kept = u8::try_from(slot).ok().and_then(|slot| resolvers.get(&slot));
+            if kept.is_none_or(|kept| Address::from(*kept) != address) {
+                self.maps.resolvers.remove(&address)?;
+            }
+        }
+        for (place, address) in self.maps.resolver_slots.read_all()? {
+            let slot = u8::try_from(place % RESOLVERS_MAX as u32).unwrap_or(u8::MAX);
+            let kept = resolvers.get(&slot).map(|kept| Address::from(*kept));
+            if address != Address::UNSPECIFIED && kept != Some(address) {
+                self.maps.resolver_slots.put(&place, &Address::UNSPECIFIED)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes who addresses are. Where an identity is a new one to a table in force, its rows come
+    /// before this.
+    pub fn put_identities(
+        &mut self,
+        entries: &BTreeMap<IpAddr, Identity>,
+    ) -> Result<(), DatapathError> {
+        let (addresses, identities): (Vec<Address>, Vec<u32>) = entries
+            .iter()
+            .map(|(address, identity)| (Address::from(*address), identity.number()))
+            .unzip();
+        self.maps.ipcache.put_all(&addresses, &identities)
+    }
+
+    /// Forgets who addresses are.
+    pub fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        let addresses: Vec<Address> = addresses.iter().copied().map(Address::from).collect();
+        self.maps.ipcache.remove_all(&addresses)
+    }
+
+    /// Who addresses are, as the kernel has it.
+    pub fn identities(&self) -> Result<BTreeMap<IpAddr, Identity>, DatapathError> {
+        let rows = self.maps.ipcache.read_all()?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(address, number)| Some((address.into(), Identity::new(number)?)))
+            .collect())
+    }
+
+    /// Writes the identities of prefixes, for addresses that the ipcache has not.
+    pub fn set_ranges(&mut self, ranges: &BTreeMap<IpNet, Identity>) -> Result<(), DatapathError> {
+        let wanted: BTreeMap<RangeTrieKey, u32> =
+            ranges.iter().map(|(net, identity)| (range_key(net), identity.number())).collect();
+        for (key, identity) in &wanted {
+            self.maps.ranges.put(key, identity)?;
+        }
+        for (key, _) in self.maps.ranges.read_all()? {
+            if !wanted.contains_key(&key) {
+                self.maps.ranges.remove(&key)?;
+            }
+        }
+        let Some(mut config) = self.maps.config.get(&0)? else {
+            return Ok(());
+        };
+        config.abi_version = ABI_VERSION;
+        config.flags &= !CONFIG_RANGES;
+        if !wanted.is_empty() {
+            config.flags |= CONFIG_RANGES;
+        }
+        self.maps.config.put(&0, &config)
+    }
+
+    /// Writes what an identity learned, classes before the addresses that carry them; when it
+    /// returns without an error, the kernel has it all. [`DatapathError::Full`] says which map took
+    /// how many; what was written then stays, and opens nothing that the writes do not.
+    pub fn write_names(&mut self, writes: &NameWrites) -> Result<(), DatapathError> {
+        let (classes, rules): (Vec<PeerKey>, Vec<RuleSet>) =
+            writes.classes.iter().map(|(key, rules)| (*key, *rules)).unzip();
+        self.note_classes(&classes)?;
+        self.maps.peers.put_all(&classes, &rules)?;
+        let (names, entries): (Vec<NameKey>, Vec<NameEntry>) =
+            writes.entries.iter().map(|(key, entry)| (*key, *entry)).unzip();
+        self.maps.names.put_all(&names, &entries)?;
+        self.maps.names.remove_all(&writes.delete_entries)?;
+        self.remove_classes(&writes.delete_classes)
+    }
+
+    /// Removes rows of classes that no address carries; those that are not there are no error.
+    pub fn remove_classes(&mut self, classes: &[PeerKey]) -> Result<(), DatapathError> {
+        self.maps.peers.remove_all(classes)?;
+        self.forget_classes(classes);
+        Ok(())
+    }
+
+    /// The learned addresses, as the kernel has them.
+    pub fn names(&self) -> Result<BTreeMap<NameKey, NameEntry>, DatapathError> {
+        Ok(self.maps.names.read_all()?.into_iter().collect())
+    }
+
+    fn config_flags(&self) -> Result<u32, DatapathError> {
+        Ok(self.maps.config.get(&0)?.map_or(0, |config| config.flags))
+    }
+}
+
+/// IPv4 resolvers come first in the array, then IPv6.
+fn place(slot: u8, resolver: IpAddr) -> u32 {
+    let slot = u32::from(slot);
+    match resolver {
+        IpAddr::V4(_) => slot,
+        IpAddr::V6(_) => slot + RESOLVERS_MAX as u32,
+    }
+}
+
+fn range_key(net: &IpNet) -> RangeTrieKey {
+    let length = match net {
+        IpNet::V4(net) => 96 + u32::from(net.prefix_len()),
+        IpNet::V6(net) => u32::from(net.prefix_len()),
+    };
+    TrieKey { length, key: net.network().into() }
+}

@@ -1,0 +1,160 @@
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+
+/// What failed between user space and the kernel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatapathError {
+    /// The build had no BPF toolchain.
+    #[error("this build has no kernel program: build it without AYA_BUILD_SKIP")]
+    NoProgram,
+    /// The pin directory is not on a BPF file system.
+    #[error("{} is not on a BPF file system: mount -t bpf bpf /sys/fs/bpf", .path.display())]
+    NoBpfFileSystem {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file operation below the pin directory.
+    #[error("cannot {what} {}", .path.display())]
+    Pins {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refused the object.
+    #[error("cannot load the kernel program: root and a kernel of 6.6 or later are needed")]
+    Load {
+        /// Why.
+        source: Box<EbpfError>,
+    },
+    /// The kernel refused a program.
+    #[error("cannot load the kernel program `{name}`")]
+    Verifier {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The object has no such map or program.
+    #[error("the kernel program has no `{name}`")]
+    Missing {
+        /// Which.
+        name: &'static str,
+    },
+    /// The pinned maps are of another layout.
+    #[error("the maps below {} were written by ABI {found}, this build knows {}", .path.display(),
+        crate::abi::ABI_VERSION)]
+    Abi {
+        /// Where they are pinned.
+        path: PathBuf,
+        /// What they say.
+        found: u32,
+    },
+    /// No interface has this index in the agent's namespace.
+    #[error("no interface has the index {ifindex}")]
+    NoInterface {
+        /// The index.
+        ifindex: u32,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach to interface {interface}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The kernel attached the program without a link.
+    #[error("interface {interface} has no tcx links: a kernel of 6.6 or later is needed")]
+    NoTcx {
+        /// The interface.
+        interface: String,
+    },
+    /// A link could not be pinned.
+    #[error("cannot pin {}", .path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: Box<PinError>,
+    },
+    /// A map takes no further entry. What was written before stays.
+    #[error("the map {map} is full after {written} of {wanted} entries")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// How many entries of the call were written.
+        written: usize,
+        /// How many there were to write.
+        wanted: usize,
+    },
+    /// A call on a map failed.
+    #[error("cannot {what} {map}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map has another type or layout than expected.
+    #[error("the map {map} is not what this build expects")]
+    MapType {
+        /// The map.
+        map: &'static str,
+        /// What is different.
+        source: Box<MapError>,
+    },
+    /// The endpoint has more addresses than an entry holds.
+    #[error(
+        "endpoint on interface {ifindex} has {count} addresses, {} is the most",
+        crate::abi::ADDRESSES_MAX
+    )]
+    TooManyAddresses {
+        /// Its interface.
+        ifindex: u32,
+        /// How many.
+        count: usize,
+    },
+    /// The table has rows already.
+    #[error("table {} is installed already", .table)]
+    TableExists {
+        /// The table.
+        table: u32,
+    },
+    /// An endpoint is judged by the table.
+    #[error("table {} is in force on interface {ifindex}", .table)]
+    TableInUse {
+        /// The table.
+        table: u32,
+        /// The endpoint's interface.
+        ifindex: u32,
+    },
+    /// The endpoint names a table that has no rows.
+    #[error("table {} is not installed", .table)]
+    NoTable {
+        /// The table.
+        table: u32,
+    },
+    /// The changes could be seen half done by packets.
+    #[error("table {} cannot be changed in place", .table)]
+    NotInPlace {
+        /// The table.
+        table: u32,
+    },
+    /// A resolver's slot is out of range.
+    #[error("resolver slot {slot} is out of range, there are {}", crate::abi::RESOLVERS_MAX)]
+    Slot {
+        /// The slot.
+        slot: u8,
+    },
+}

@@ -1,0 +1,178 @@
+//! Loading, pinning and taking over.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod};
+
+use super::batch::Rows;
+use super::error::DatapathError;
+use super::events::Events;
+use super::{Datapath, Maps, Options};
+use crate::abi::{ABI_VERSION, Direction};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Every map that outlives the agent.
+const PINNED: [&str; 16] = [
+    "CONFIG",
+    "ENDPOINTS",
+    "IPCACHE",
+    "RANGES",
+    "TABLES",
+    "PEERS",
+    "CIDRS",
+    "PORTS",
+    "NAMES",
+    "FLOWS",
+    "FRAGMENTS",
+    "RESOLVERS",
+    "RESOLVER_SLOTS",
+    "HITS",
+    "COUNTERS",
+    "EVENTS",
+];
+
+impl Datapath {
+    /// Loads the program, over the maps that a previous agent pinned where there are any, and puts
+    /// it in the place of the previous program on every interface that is attached.
+    pub fn open(options: &Options) -> Result<(Self, Events), DatapathError> {
+        if OBJECT.is_empty() {
+            return Err(DatapathError::NoProgram);
+        }
+        let pins = prepare(&options.pin_root)?;
+        let is_taken_over = pins.join("maps/CONFIG").exists();
+        let mut loader = EbpfLoader::new();
+        for name in PINNED {
+            loader.map_pin_path(name, pins.join("maps").join(name));
+        }
+        loader
+            .map_max_entries("NAMES", options.names_max)
+            .map_max_entries("FLOWS", options.flows_max);
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|source| DatapathError::Load { source: Box::new(source) })?;
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let name = program_name(direction);
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?;
+        }
+        let events = Events::new(ring(&mut ebpf)?);
+        let maps = Maps::take(&mut ebpf)?;
+        let mut datapath = Self {
+            pins,
+            is_taken_over,
+            ebpf,
+            endpoints: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            maps,
+        };
+        datapath.adopt()?;
+        Ok((datapath, events))
+    }
+
+    /// Reads back what a previous agent wrote, and replaces its programs.
+    fn adopt(&mut self) -> Result<(), DatapathError> {
+        let found = self.maps.config.get(&0)?.map_or(0, |config| config.abi_version);
+        if found != 0 && found != ABI_VERSION {
+            return Err(DatapathError::Abi { path: self.pins.clone(), found });
+        }
+        self.tables = self.maps.read_tables()?;
+        self.endpoints = self.maps.read_endpoints()?;
+        for ifindex in self.attached()? {
+            self.replace_program(ifindex)?;
+        }
+        Ok(())
+    }
+}
+
+impl Maps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            config: rows(ebpf, "CONFIG")?,
+            endpoints: rows(ebpf, "ENDPOINTS")?,
+            ipcache: rows(ebpf, "IPCACHE")?,
+            ranges: rows(ebpf, "RANGES")?,
+            tables: rows(ebpf, "TABLES")?,
+            peers: rows(ebpf, "PEERS")?,
+            cidrs: rows(ebpf, "CIDRS")?,
+            ports: rows(ebpf, "PORTS")?,
+            names: rows(ebpf, "NAMES")?,
+            flows: rows(ebpf, "FLOWS")?,
+            resolvers: rows(ebpf, "RESOLVERS")?,
+            resolver_slots: rows(ebpf, "RESOLVER_SLOTS")?,
+            hits: PerCpuHashMap::try_from(take(ebpf, "HITS")?)
+                .map_err(|source| mistyped("HITS", source))?,
+            counters: PerCpuArray::try_from(take(ebpf, "COUNTERS")?)
+                .map_err(|source| mistyped("COUNTERS", source))?,
+        })
+    }
+}
+
+/// The name of the classifier that judges packets of a direction.
+pub(super) const fn program_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "pod_egress",
+        Direction::Ingress => "pod_ingress",
+    }
+}
+
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(DatapathError::Missing { name })
+}
+
+/// Makes the directories that pins lie in.
+fn prepare(root: &Path) -> Result<PathBuf, DatapathError> {
+    let pins = root.join(format!("v{ABI_VERSION}"));
+    let exists = root.ancestors().find(|path| path.exists());
+    let is_bpf = exists.is_some_and(|path| {
+        rustix::fs::statfs(path)
+            .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC))
+    });
+    if !is_bpf {
+        return Err(DatapathError::NoBpfFileSystem { path: root.to_path_buf() });
+    }
+    for part in ["maps", "links"] {
+        let path = pins.join(part);
+        fs::create_dir_all(&path).map_err(|source| DatapathError::Pins {
+            what: "create",
+            path,
+            source,
+        })?;
+    }
+    Ok(pins)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    ebpf.take_map(name).ok_or(DatapathError::Missing { name })
+}
+
+fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, DatapathError> {
+    RingBuf::try_from(take(ebpf, "EVENTS")?).map_err(|source| mistyped("EVENTS", source))
+}
+
+fn rows<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Rows<K, V>, DatapathError> {
+    let map = take(ebpf, name)?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind of map is the wrong one")]
+    let data = match map {
+        Map::HashMap(data) | Map::LpmTrie(data) | Map::Array(data) | Map::LruHashMap(data) => data,
+        _ => return Err(DatapathError::Missing { name }),
+    };
+    Rows::new(name, data)
+}
+
+fn mistyped(map: &'static str, source: aya::maps::MapError) -> DatapathError {
+    DatapathError::MapType { map, source: Box::new(source) }
+}

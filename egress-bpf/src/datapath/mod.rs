@@ -1,0 +1,150 @@
+//! The kernel's side, from user space.
+//!
+//! [`Datapath`] loads the program, pins its maps and links below a directory of the ABI's version,
+//! takes over what a previous agent pinned, attaches to interfaces, and reads and writes the maps as
+//! typed values. It is the only module that names aya. It decides nothing and remembers only what it
+//! needs to keep writes in a safe order.
+//!
+//! Needs Linux 6.6 for tcx links.
+
+mod attach;
+mod batch;
+mod counters;
+mod entries;
+mod error;
+mod events;
+mod load;
+mod pods;
+mod sweep;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use aya::programs::SchedClassifier;
+use namegate_policy::identity::Identity;
+
+pub use counters::{Counters, Hits};
+pub use error::DatapathError;
+pub use events::{Events, FlowEvent, Reason};
+pub use sweep::Sweep;
+
+use crate::abi::{
+    Address, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey, PeerKey, PortKey,
+    RuleSet, Table, TableKey,
+};
+use batch::Rows;
+use pods::{CidrTrieKey, RangeTrieKey};
+use tables::RowKeys;
+
+/// Where and how large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Directory on a BPF file system; what is pinned lies in a directory of the ABI's version
+    /// below.
+    pub pin_root: PathBuf,
+    /// Learned addresses, all identities together.
+    pub names_max: u32,
+    /// Flows, all endpoints together.
+    pub flows_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pin_root: PathBuf::from("/sys/fs/bpf/namegate"),
+            names_max: 131_072,
+            flows_max: 131_072,
+        }
+    }
+}
+
+/// What does not belong to an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The DNS proxy; governed lookups are dropped without one.
+    pub proxy: Option<ProxySettings>,
+    /// Whether IP protocols other than TCP, UDP, SCTP and ICMP are judged by rules without ports.
+    pub judges_other_protocols: bool,
+}
+
+/// Where lookups are handed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// Index of the interface whose ingress they come in at.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub mac: [u8; 6],
+    /// The proxy's IPv4 address.
+    pub v4: Ipv4Addr,
+    /// The proxy's IPv6 address.
+    pub v6: Ipv6Addr,
+    /// The port that stands for resolver slot zero; the next ones for the next slots.
+    pub port: u16,
+}
+
+/// One pod's attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointEntry {
+    /// Host-side interface.
+    pub ifindex: u32,
+    /// The pod's identity.
+    pub identity: Identity,
+    /// The table that judges it; installed before.
+    pub table: u32,
+    /// Another number whenever what `table` means for live flows has changed.
+    pub generation: u32,
+    /// Another number for each pod that ever had this interface.
+    pub epoch: u32,
+    /// Whether its lookups go to the proxy.
+    pub is_dns_governed: bool,
+    /// The pod's MAC where known.
+    pub mac: Option<[u8; 6]>,
+    /// The pod's addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The loaded program and its maps.
+pub struct Datapath {
+    pins: PathBuf,
+    is_taken_over: bool,
+    ebpf: Ebpf,
+    endpoints: BTreeMap<u32, EndpointEntry>,
+    tables: BTreeMap<u32, RowKeys>,
+    maps: Maps,
+}
+
+struct Maps {
+    config: Rows<u32, Config>,
+    endpoints: Rows<u32, Endpoint>,
+    ipcache: Rows<Address, u32>,
+    ranges: Rows<RangeTrieKey, u32>,
+    tables: Rows<TableKey, Table>,
+    peers: Rows<PeerKey, RuleSet>,
+    cidrs: Rows<CidrTrieKey, RuleSet>,
+    ports: Rows<PortKey, RuleSet>,
+    names: Rows<NameKey, NameEntry>,
+    flows: Rows<FlowKey, Flow>,
+    resolvers: Rows<Address, u32>,
+    resolver_slots: Rows<u32, Address>,
+    hits: PerCpuHashMap<MapData, HitKey, u64>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Datapath {
+    /// Whether a previous agent's maps were found and taken over.
+    pub fn is_taken_over(&self) -> bool {
+        self.is_taken_over
+    }
+
+    /// The program of a direction, for test runs.
+    pub fn program(
+        &mut self,
+        direction: crate::abi::Direction,
+    ) -> Result<&mut SchedClassifier, DatapathError> {
+        load::program(&mut self.ebpf, load::program_name(direction))
+    }
+}

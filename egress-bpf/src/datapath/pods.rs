@@ -1,0 +1,51 @@
+//! Which types of the ABI may be read and written as octets.
+
+#![expect(unsafe_code, reason = "aya's marker for plain data is an unsafe trait")]
+
+use aya::Pod;
+
+use crate::abi::{
+    Address, CidrKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey, PeerKey,
+    PortKey, RuleSet, Table, TableKey,
+};
+
+/// Key of an LPM map: how many bits count, and the bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub(super) struct TrieKey<K> {
+    pub(super) length: u32,
+    pub(super) key: K,
+}
+
+pub(super) type CidrTrieKey = TrieKey<CidrKey>;
+pub(super) type RangeTrieKey = TrieKey<Address>;
+
+const _: () = assert!(size_of::<CidrTrieKey>() == 28);
+const _: () = assert!(size_of::<RangeTrieKey>() == 20);
+
+macro_rules! plain {
+    ($($kind:ty),+ $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, made of numbers and octets, without implicit padding.
+            unsafe impl Pod for $kind {}
+        )+
+    };
+}
+
+plain!(
+    Address,
+    CidrTrieKey,
+    RangeTrieKey,
+    Config,
+    Endpoint,
+    Flow,
+    FlowKey,
+    HitKey,
+    NameEntry,
+    NameKey,
+    PeerKey,
+    PortKey,
+    RuleSet,
+    Table,
+    TableKey,
+);

@@ -1,0 +1,269 @@
+//! Policy tables and endpoints, in an order that no packet can see half of.
+//!
+//! Every row of a table is written before an endpoint names it, one write of the endpoint's entry
+//! swaps, and a table is removed only when no endpoint names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use aya::maps::PerCpuValues;
+use namegate_policy::identity::Identity;
+
+use super::error::DatapathError;
+use super::pods::{CidrTrieKey, TrieKey};
+use super::{Datapath, EndpointEntry, Maps};
+use crate::abi::{
+    ADDRESSES_MAX, Address, CidrKey, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, HitKey,
+    Mac, PeerKey, PeerKind, PortKey, RuleSet, TableKey,
+};
+use crate::compile::{CidrRow, RowChanges, TableRows};
+
+/// The keys of a table's rows, to remove them by.
+#[derive(Debug, Default)]
+pub(super) struct RowKeys {
+    tables: BTreeSet<TableKey>,
+    peers: BTreeSet<PeerKey>,
+    cidrs: BTreeSet<CidrTrieKey>,
+    ports: BTreeSet<PortKey>,
+    hits: BTreeSet<HitKey>,
+}
+
+impl Datapath {
+    /// Writes all rows of a table that no endpoint names. Where one cannot be written, those that
+    /// were are removed.
+    pub fn install(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
+        if self.tables.contains_key(&table) {
+            return Err(DatapathError::TableExists { table });
+        }
+        self.tables.insert(table, RowKeys::default());
+        self.write_rows(table, rows).inspect_err(|_| {
+            if let Err(error) = self.remove_table(table) {
+                tracing::warn!(table, %error, "rows of a refused table stay");
+            }
+        })
+    }
+
+    /// Writes the rows of identities that had none into a table that may be in force: nothing else
+    /// can be changed without packets that see half of it. Call it before the ipcache names them.
+    pub fn extend(&mut self, table: u32, changes: &RowChanges) -> Result<(), DatapathError> {
+        let keys = self.tables.get(&table).ok_or(DatapathError::NoTable { table })?;
+        let is_new = |key: &PeerKey| {
+            key.table == table && key.kind == PeerKind::Identity as u8 && !keys.peers.contains(key)
+        };
+        let added = TableRows { peers: changes.upsert.peers.clone(), ..TableRows::default() };
+        let adds_only = *changes == RowChanges { upsert: added, ..RowChanges::default() };
+        if !adds_only || !changes.upsert.peers.keys().all(is_new) {
+            return Err(DatapathError::NotInPlace { table });
+        }
+        self.write_rows(table, &changes.upsert)
+    }
+
+    /// Remembers rows of name classes, so that they go with their table.
+    pub(super) fn note_classes(&mut self, classes: &[PeerKey]) -> Result<(), DatapathError> {
+        for class in classes {
+            let table = class.table;
+            let keys = self.tables.get_mut(&table).ok_or(DatapathError::NoTable { table })?;
+            keys.peers.insert(*class);
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_classes(&mut self, classes: &[PeerKey]) {
+        for class in classes {
+            if let Some(keys) = self.tables.get_mut(&class.table) {
+                keys.peers.remove(class);
+            }
+        }
+    }
+
+    /// Removes all rows of a table; refused while an endpoint names it.
+    pub fn remove_table(&mut self, table: u32) -> Result<(), DatapathError> {
+        if let Some(endpoint) = self.endpoints.values().find(|entry| entry.table == table) {
+            return Err(DatapathError::TableInUse { table, ifindex: endpoint.ifindex });
+        }
+        let Some(keys) = self.tables.remove(&table) else {
+            return Ok(());
+        };
+        let maps = &mut self.maps;
+        maps.tables.remove_all(&Vec::from_iter(keys.tables))?;
+        maps.peers.remove_all(&Vec::from_iter(keys.peers))?;
+        maps.cidrs.remove_all(&Vec::from_iter(keys.cidrs))?;
+        maps.ports.remove_all(&Vec::from_iter(keys.ports))?;
+        for key in keys.hits {
+            maps.remove_hit(&key)?;
+        }
+        Ok(())
+    }
+
+    /// The tables that have rows.
+    pub fn tables(&self) -> impl Iterator<Item = u32> {
+        self.tables.keys().copied()
+    }
+
+    /// Puts an endpoint under a table that is installed: the one write that a swap is.
+    pub fn set_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
+        if !self.tables.contains_key(&endpoint.table) {
+            return Err(DatapathError::NoTable { table: endpoint.table });
+        }
+        let row = endpoint.row()?;
+        self.maps.endpoints.put(&endpoint.ifindex, &row)?;
+        self.endpoints.insert(endpoint.ifindex, endpoint.clone());
+        Ok(())
+    }
+
+    /// Forgets an endpoint: what still comes over its interface is dropped. Its flows are dead, and
+    /// the next sweep removes them.
+    pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.maps.endpoints.remove(&ifindex)?;
+        self.endpoints.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Every endpoint, those of a previous agent included, by interface.
+    pub fn endpoints(&self) -> &BTreeMap<u32, EndpointEntry> {
+        &self.endpoints
+    }
+
+    fn write_rows(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
+        let keys = self.tables.get_mut(&table).ok_or(DatapathError::NoTable { table })?;
+        let maps = &mut self.maps;
+        let cidrs: Vec<CidrTrieKey> = rows.cidrs.keys().copied().map(CidrTrieKey::from).collect();
+        // Noted before they are written: a removal of what is not there does no harm.
+        keys.peers.extend(rows.peers.keys());
+        keys.cidrs.extend(&cidrs);
+        keys.ports.extend(rows.ports.keys());
+        keys.hits.extend(&rows.hits);
+        keys.tables.extend(rows.tables.keys());
+        let (peers, rules) = columns(&rows.peers);
+        maps.peers.put_all(&peers, &rules)?;
+        let rules: Vec<RuleSet> = rows.cidrs.values().copied().collect();
+        maps.cidrs.put_all(&cidrs, &rules)?;
+        let (ports, rules) = columns(&rows.ports);
+        maps.ports.put_all(&ports, &rules)?;
+        for key in &rows.hits {
+            maps.add_hit(key)?;
+        }
+        let (tables, headers) = columns(&rows.tables);
+        maps.tables.put_all(&tables, &headers)
+    }
+}
+
+impl Maps {
+    /// The keys of all tables, as the kernel has them.
+    pub(super) fn read_tables(&self) -> Result<BTreeMap<u32, RowKeys>, DatapathError> {
+        let mut tables: BTreeMap<u32, RowKeys> = BTreeMap::new();
+        for (key, _) in self.tables.read_all()? {
+            tables.entry(key.table).or_default().tables.insert(key);
+        }
+        for (key, _) in self.peers.read_all()? {
+            tables.entry(key.table).or_default().peers.insert(key);
+        }
+        for (key, _) in self.cidrs.read_all()? {
+            let table = u32::from_be_bytes(key.key.table);
+            tables.entry(table).or_default().cidrs.insert(key);
+        }
+        for (key, _) in self.ports.read_all()? {
+            tables.entry(key.table).or_default().ports.insert(key);
+        }
+        for key in self.hits.keys() {
+            let key = key.map_err(|source| hits_failed("list", source))?;
+            tables.entry(key.table).or_default().hits.insert(key);
+        }
+        Ok(tables)
+    }
+
+    pub(super) fn read_endpoints(&self) -> Result<BTreeMap<u32, EndpointEntry>, DatapathError> {
+        let rows = self.endpoints.read_all()?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(ifindex, row)| Some((ifindex, EndpointEntry::from_row(ifindex, &row)?)))
+            .collect())
+    }
+
+    fn add_hit(&mut self, key: &HitKey) -> Result<(), DatapathError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Map {
+            map: "HITS",
+            what: "count processors for",
+            source,
+        })?;
+        let zeroes = PerCpuValues::try_from(vec![0; cpus])
+            .map_err(|source| DatapathError::Map { map: "HITS", what: "size", source })?;
+        self.hits.insert(key, zeroes, 0).map_err(|source| hits_failed("write to", source))
+    }
+
+    fn remove_hit(&mut self, key: &HitKey) -> Result<(), DatapathError> {
+        match self.hits.remove(key) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(source) => Err(hits_failed("remove from", source)),
+        }
+    }
+}
+
+/// What failed on `HITS`, which is read and written through aya.
+pub(super) fn hits_failed(what: &'static str, source: aya::maps::MapError) -> DatapathError {
+    DatapathError::Map { map: "HITS", what, source: std::io::Error::other(source) }
+}
+
+impl EndpointEntry {
+    fn row(&self) -> Result<Endpoint, DatapathError> {
+        let mut addresses = [Address::UNSPECIFIED; ADDRESSES_MAX];
+        if self.addresses.len() > ADDRESSES_MAX {
+            return Err(DatapathError::TooManyAddresses {
+                ifindex: self.ifindex,
+                count: self.addresses.len(),
+            });
+        }
+        for (place, address) in addresses.iter_mut().zip(&self.addresses) {
+            *place = Address::from(*address);
+        }
+        let mut flags = 0;
+        if self.is_dns_governed {
+            flags |= ENDPOINT_DNS_GOVERNED;
+        }
+        if self.mac.is_some() {
+            flags |= ENDPOINT_MAC_KNOWN;
+        }
+        Ok(Endpoint {
+            identity: self.identity.number(),
+            table: self.table,
+            generation: self.generation,
+            epoch: self.epoch,
+            flags,
+            mac: Mac(self.mac.unwrap_or_default()),
+            addresses,
+        })
+    }
+
+    fn from_row(ifindex: u32, row: &Endpoint) -> Option<Self> {
+        Some(Self {
+            ifindex,
+            identity: Identity::new(row.identity)?,
+            table: row.table,
+            generation: row.generation,
+            epoch: row.epoch,
+            is_dns_governed: row.flags & ENDPOINT_DNS_GOVERNED != 0,
+            mac: (row.flags & ENDPOINT_MAC_KNOWN != 0).then_some(row.mac.0),
+            addresses: row
+                .addresses
+                .iter()
+                .filter(|address| **address != Address::UNSPECIFIED)
+                .map(|address| IpAddr::from(*address))
+                .collect(),
+        })
+    }
+}
+
+impl From<CidrRow> for CidrTrieKey {
+    fn from(row: CidrRow) -> Self {
+        Self { length: row.prefix_len, key: row.key }
+    }
+}
+
+fn columns<K: Copy, V: Copy>(rows: &BTreeMap<K, V>) -> (Vec<K>, Vec<V>) {
+    rows.iter().map(|(key, value)| (*key, *value)).unzip()
+}

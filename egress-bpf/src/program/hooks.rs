@@ -1,0 +1,78 @@
+//! The two entry points.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use namegate_egress_bpf::abi::{Direction, DropReason};
+use namegate_egress_bpf::verdict::{Case, Scene, Verdict, egress_verdict};
+
+use crate::maps::{self, KernelMaps};
+use crate::rewrite;
+use crate::skb::Skb;
+
+/// Go on with the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+/// Drop (`TC_ACT_SHOT`).
+const SHOT: i32 = 2;
+
+/// From the endpoint: the interface's ingress.
+#[classifier]
+pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
+    judge(ctx, Direction::Egress)
+}
+
+/// To the endpoint: the interface's egress.
+#[classifier]
+pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
+    judge(ctx, Direction::Ingress)
+}
+
+#[inline(always)]
+fn judge(ctx: TcContext, direction: Direction) -> i32 {
+    let packet = Skb(ctx);
+    let scene = Scene {
+        ifindex: packet.ifindex(),
+        direction,
+        // SAFETY: the helper takes nothing and reads a clock.
+        now_ns: unsafe { bpf_ktime_get_coarse_ns() },
+    };
+    let Some(case) = maps::case() else {
+        return SHOT;
+    };
+    case.reset();
+    let decided = egress_verdict(&packet, &mut KernelMaps, &scene, case);
+    let (verdict, code) = carry_out(&packet, case, decided);
+    maps::count(direction, verdict.counter());
+    if let Some(told) = case.told(verdict) {
+        maps::tell(&scene, case, verdict, told);
+    }
+    code
+}
+
+/// What the kernel does with the packet, and the verdict that is told: a rewrite that fails is a
+/// drop.
+#[inline(always)]
+fn carry_out(packet: &Skb, case: &Case, verdict: Verdict) -> (Verdict, i32) {
+    let done = match verdict {
+        Verdict::Forward(_) => Ok(NEXT),
+        Verdict::Drop(_) => Ok(SHOT),
+        Verdict::ToProxy { slot } => rewrite::to_proxy(packet, &case.headers, slot),
+        Verdict::FromProxy { slot } => {
+            rewrite::from_proxy(packet, &case.headers, slot).map(|()| NEXT)
+        }
+    };
+    match done {
+        Ok(code) => (verdict, code),
+        Err(rewrite::Failed) => (Verdict::Drop(DropReason::Rewrite), SHOT),
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

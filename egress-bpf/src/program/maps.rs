@@ -1,0 +1,202 @@
+//! The maps, and access to them.
+//!
+//! What grows with the cluster's policies is allocated as it is written; what packets write is
+//! allocated beforehand, so that an insert is cheap and fails only when full.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use namegate_egress_bpf::abi::{
+    Address, COUNTER_SLOTS, CidrKey, Config, Direction, Endpoint, Event, EventVerdict, Flow,
+    FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, PeerKey, PortKey, RESOLVERS_MAX,
+    RuleSet, Table, TableKey,
+};
+use namegate_egress_bpf::verdict::{Case, Full, Maps, Scene, Verdict};
+
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static IPCACHE: HashMap<Address, u32> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
+#[map]
+static RANGES: LpmTrie<Address, u32> = LpmTrie::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+static TABLES: HashMap<TableKey, Table> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static PEERS: HashMap<PeerKey, RuleSet> = HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
+#[map]
+static CIDRS: LpmTrie<CidrKey, RuleSet> = LpmTrie::with_max_entries(524_288, BPF_F_NO_PREALLOC);
+#[map]
+static PORTS: HashMap<PortKey, RuleSet> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
+#[map]
+static NAMES: HashMap<NameKey, NameEntry> = HashMap::with_max_entries(131_072, 0);
+#[map]
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(131_072, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(4_096, 0);
+#[map]
+static RESOLVERS: HashMap<Address, u32> = HashMap::with_max_entries(2 * RESOLVERS_MAX as u32, 0);
+/// IPv4 addresses by slot, then IPv6 addresses.
+#[map]
+static RESOLVER_SLOTS: Array<Address> = Array::with_max_entries(2 * RESOLVERS_MAX as u32, 0);
+#[map]
+static HITS: PerCpuHashMap<HitKey, u64> =
+    PerCpuHashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+/// By direction and number of reason; the last of a direction counts events that were lost.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * COUNTER_SLOTS, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// What is found out about a packet: too large for the stack.
+#[map]
+static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
+
+/// All of the above.
+pub(crate) struct KernelMaps;
+
+impl Maps for KernelMaps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        // SAFETY: user space replaces whole entries; a reader keeps the one it found (RCU).
+        unsafe { ENDPOINTS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn resolver_slot(&self, address: &Address) -> Option<u32> {
+        // SAFETY: a single word.
+        unsafe { RESOLVERS.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn has_resolver(&self, slot: u32, is_v4: bool) -> bool {
+        resolver(slot, is_v4).is_some()
+    }
+
+    #[inline(always)]
+    fn identity(&self, address: &Address) -> Option<u32> {
+        // SAFETY: a single word.
+        unsafe { IPCACHE.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn range_identity(&self, address: &Address) -> Option<u32> {
+        RANGES.get(Key::new(128, *address)).copied()
+    }
+
+    #[inline(always)]
+    fn table(&self, key: &TableKey) -> Option<&Table> {
+        // SAFETY: the rows of a table are written before an endpoint names it.
+        unsafe { TABLES.get(key) }
+    }
+
+    #[inline(always)]
+    fn peers(&self, key: &PeerKey) -> Option<&RuleSet> {
+        // SAFETY: as for tables.
+        unsafe { PEERS.get(key) }
+    }
+
+    #[inline(always)]
+    fn cidr(&self, key: &CidrKey) -> Option<&RuleSet> {
+        CIDRS.get(Key::new(CidrKey::PREFIX_BASE + 128, *key))
+    }
+
+    #[inline(always)]
+    fn ports(&self, key: &PortKey) -> Option<&RuleSet> {
+        // SAFETY: as for tables.
+        unsafe { PORTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn name(&self, key: &NameKey) -> Option<&NameEntry> {
+        // SAFETY: an entry is deleted only when nothing is allowed by it any more; a reused one holds
+        // classes that are numbers of the same identity or of none of its rows.
+        unsafe { NAMES.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+        // SAFETY: words of an entry may be written by two processors at once, and each is whole.
+        FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    #[inline(always)]
+    fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
+        FLOWS.insert(key, flow, 0).map_err(|_| Full)
+    }
+
+    #[inline(always)]
+    fn remove_flow(&mut self, key: &FlowKey) {
+        // Gone already is as good.
+        let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&Fragment> {
+        // SAFETY: an entry that is evicted and reused holds another key's deadline at worst, and
+        // that datagram's first piece was let through too.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn put_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) -> Result<(), Full> {
+        FRAGMENTS.insert(key, fragment, 0).map_err(|_| Full)
+    }
+
+    #[inline(always)]
+    fn hit(&mut self, key: &HitKey) {
+        if let Some(hits) = HITS.get_ptr_mut(key) {
+            // SAFETY: the value belongs to this processor, and classifiers are not preempted.
+            unsafe { *hits = (*hits).wrapping_add(1) };
+        }
+    }
+}
+
+/// The resolver of a family in a slot.
+#[inline(always)]
+pub(crate) fn resolver(slot: u32, is_v4: bool) -> Option<&'static Address> {
+    let place = if is_v4 { slot } else { slot.wrapping_add(RESOLVERS_MAX as u32) };
+    RESOLVER_SLOTS.get(place).filter(|address| !address.is(&Address::UNSPECIFIED))
+}
+
+/// The configuration.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn count(direction: Direction, counter: u8) {
+    let place = direction as u32 * COUNTER_SLOTS + counter as u32;
+    if let Some(packets) = COUNTERS.get_ptr_mut(place) {
+        // SAFETY: as in `hit`.
+        unsafe { *packets = (*packets).wrapping_add(1) };
+    }
+}
+
+/// This processor's case; it belongs to one packet at a time, since classifiers are not preempted.
+#[inline(always)]
+pub(crate) fn case() -> Option<&'static mut Case> {
+    // SAFETY: see above; zeroes, with which the kernel fills the map, are a case too.
+    CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case })
+}
+
+/// Hands a record to user space, or counts it as lost.
+#[inline(always)]
+pub(crate) fn tell(scene: &Scene, case: &Case, verdict: Verdict, told: EventVerdict) {
+    match EVENTS.reserve::<Event>(0) {
+        Some(mut place) => {
+            place.write(case.event(scene, verdict, told));
+            place.submit(0);
+        }
+        None => count(scene.direction, (COUNTER_SLOTS - 1) as u8),
+    }
+}

@@ -1,0 +1,139 @@
+//! Carrying out the verdicts that change a packet.
+
+use core::mem::offset_of;
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect};
+use namegate_egress_bpf::abi::{Address, Config};
+use namegate_egress_bpf::packet::{ETHERNET, Headers, Kind};
+
+use crate::maps;
+use crate::skb::Skb;
+
+const IPV4_CHECKSUM: usize = ETHERNET + 10;
+const IPV4_SOURCE: usize = ETHERNET + 12;
+const IPV4_DESTINATION: usize = ETHERNET + 16;
+const IPV6_SOURCE: usize = ETHERNET + 8;
+const IPV6_DESTINATION: usize = ETHERNET + 24;
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+const SOURCE_PORT: usize = 0;
+const DESTINATION_PORT: usize = 2;
+
+/// A helper failed, or a row is missing.
+pub(crate) struct Failed;
+
+const _: () = assert!(offset_of!(Config, proxy_v4) % 4 == 0);
+
+/// Rewrites a lookup to the proxy and hands it to the proxy's interface, as if it came in there.
+#[inline(always)]
+pub(crate) fn to_proxy(packet: &Skb, headers: &Headers, slot: u16) -> Result<i32, Failed> {
+    let config = maps::config().ok_or(Failed)?;
+    let is_v4 = headers.destination.is_v4();
+    let proxy = if is_v4 { &config.proxy_v4 } else { &config.proxy_v6 };
+    let at = if is_v4 { IPV4_DESTINATION } else { IPV6_DESTINATION };
+    replace_address(packet, headers, at, &headers.destination, proxy)?;
+    let port = config.proxy_port.wrapping_add(slot);
+    replace_port(packet, headers, DESTINATION_PORT, headers.destination_port, port)?;
+    packet.0.store(0, &config.proxy_mac, 0).map_err(|_| Failed)?;
+    // SAFETY: the helper takes two numbers.
+    let code = unsafe { bpf_redirect(config.proxy_ifindex, BPF_F_INGRESS as u64) };
+    Ok(code as i32)
+}
+
+/// Rewrites an answer so that it comes from the resolver.
+#[inline(always)]
+pub(crate) fn from_proxy(packet: &Skb, headers: &Headers, slot: u16) -> Result<(), Failed> {
+    let is_v4 = headers.source.is_v4();
+    let resolver = maps::resolver(slot as u32, is_v4).ok_or(Failed)?;
+    let at = if is_v4 { IPV4_SOURCE } else { IPV6_SOURCE };
+    replace_address(packet, headers, at, &headers.source, resolver)?;
+    replace_port(packet, headers, SOURCE_PORT, headers.source_port, 53)
+}
+
+/// Writes an address over another and mends the checksums that cover it.
+#[inline(always)]
+fn replace_address(
+    packet: &Skb,
+    headers: &Headers,
+    at: usize,
+    old: &Address,
+    new: &Address,
+) -> Result<(), Failed> {
+    let flags = BPF_F_PSEUDO_HDR as u64;
+    match (old.as_v4(), new.as_v4()) {
+        (Some(old), Some(new)) => {
+            let (from, to) = (u32::from_ne_bytes(old), u32::from_ne_bytes(new));
+            let skb = &packet.0;
+            skb.l3_csum_replace(IPV4_CHECKSUM, from as u64, to as u64, 4).map_err(|_| Failed)?;
+            skb.l4_csum_replace(
+                checksum(headers),
+                from as u64,
+                to as u64,
+                flags | 4 | udp_flag(headers),
+            )
+            .map_err(|_| Failed)?;
+            skb.store(at, &new, 0).map_err(|_| Failed)
+        }
+        (None, None) => {
+            // Addresses are octets; the helper wants words, and is given copies that are aligned.
+            let (mut from, mut to) = (words(old), words(new));
+            // SAFETY: both are four words on the stack.
+            let difference =
+                unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
+            if difference < 0 {
+                return Err(Failed);
+            }
+            packet
+                .0
+                .l4_csum_replace(checksum(headers), 0, difference as u64, flags | udp_flag(headers))
+                .map_err(|_| Failed)?;
+            packet.0.store(at, new, 0).map_err(|_| Failed)
+        }
+        (Some(_), None) | (None, Some(_)) => Err(Failed),
+    }
+}
+
+#[inline(always)]
+fn replace_port(
+    packet: &Skb,
+    headers: &Headers,
+    at: usize,
+    old: u16,
+    new: u16,
+) -> Result<(), Failed> {
+    let (from, to) = (old.to_be(), new.to_be());
+    packet
+        .0
+        .l4_csum_replace(checksum(headers), from as u64, to as u64, 2 | udp_flag(headers))
+        .map_err(|_| Failed)?;
+    packet.0.store(headers.transport as usize + at, &to, 0).map_err(|_| Failed)
+}
+
+#[inline(always)]
+fn checksum(headers: &Headers) -> usize {
+    let field = if is_udp(headers) { UDP_CHECKSUM } else { TCP_CHECKSUM };
+    headers.transport as usize + field
+}
+
+/// A UDP checksum of zero stands for none (RFC 768) and stays so.
+#[inline(always)]
+fn udp_flag(headers: &Headers) -> u64 {
+    if is_udp(headers) { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}
+
+#[inline(always)]
+fn is_udp(headers: &Headers) -> bool {
+    matches!(headers.kind, Kind::Udp)
+}
+
+#[inline(always)]
+fn words(address: &Address) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}

@@ -1,0 +1,62 @@
+use crate::abi::{
+    Address, CidrKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry,
+    NameKey, PeerKey, PortKey, RuleSet, Table, TableKey,
+};
+
+/// A map that takes no further entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The maps that a verdict asks. Absence is an answer: it never opens anything.
+pub trait Maps {
+    /// The one row of `CONFIG`.
+    fn config(&self) -> Option<&Config>;
+
+    /// The endpoint behind an interface.
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
+
+    /// The slot of a resolver.
+    fn resolver_slot(&self, address: &Address) -> Option<u32>;
+
+    /// Whether a slot has a resolver of the family.
+    fn has_resolver(&self, slot: u32, is_v4: bool) -> bool;
+
+    /// The identity of an address in the ipcache.
+    fn identity(&self, address: &Address) -> Option<u32>;
+
+    /// The identity of the longest cluster range that holds an address.
+    fn range_identity(&self, address: &Address) -> Option<u32>;
+
+    /// What one direction of a table promises.
+    fn table(&self, key: &TableKey) -> Option<&Table>;
+
+    /// The rules that match remotes of a kind and class.
+    fn peers(&self, key: &PeerKey) -> Option<&RuleSet>;
+
+    /// The rules that match remotes under the longest prefix that holds an address.
+    fn cidr(&self, key: &CidrKey) -> Option<&RuleSet>;
+
+    /// The rules that match the ports of a block.
+    fn ports(&self, key: &PortKey) -> Option<&RuleSet>;
+
+    /// What an identity learned of an address.
+    fn name(&self, key: &NameKey) -> Option<&NameEntry>;
+
+    /// A flow, expired or not.
+    fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow>;
+
+    /// Writes a flow over what was there.
+    fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;
+
+    /// Forgets a flow.
+    fn remove_flow(&mut self, key: &FlowKey);
+
+    /// What is remembered of a fragmented datagram.
+    fn fragment(&self, key: &FragmentKey) -> Option<&Fragment>;
+
+    /// Remembers a fragmented datagram.
+    fn put_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) -> Result<(), Full>;
+
+    /// Counts a decision of a rule.
+    fn hit(&mut self, key: &HitKey);
+}

@@ -9,6 +9,8 @@ mod summary;
 use std::env;
 use std::fs::File;
 use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -42,7 +44,7 @@ pub fn run() -> Result<bool> {
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("another demo is running on this machine");
     }
-    clean_up_when_interrupted()?;
+    let interrupted = clean_up_when_interrupted()?;
     let keep = env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0");
     let started = Instant::now();
     let stage = Stage::new();
@@ -50,6 +52,9 @@ pub fn run() -> Result<bool> {
     let mut summary = Summary::default();
     for (number, step) in (1..).zip(story::STEPS) {
         let result = step.tell(number, &stage, &mut scene);
+        while interrupted.load(Ordering::Relaxed) {
+            thread::park();
+        }
         stage.result(&result);
         summary.add(step.title, result);
     }
@@ -115,10 +120,15 @@ fn stay(stage: &Stage, scene: Scene) {
     town.keep();
 }
 
-fn clean_up_when_interrupted() -> Result<()> {
+/// On Ctrl-C, removes the town from under the story and ends the process. Says so by the flag, since
+/// the step that runs then fails for no fault of its own.
+fn clean_up_when_interrupted() -> Result<Arc<AtomicBool>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            flag.store(true, Ordering::Relaxed);
             eprintln!("\ndemo: interrupted, cleaning up");
             if let Err(error) = clean() {
                 eprintln!("demo: {error:#}");
@@ -126,5 +136,5 @@ fn clean_up_when_interrupted() -> Result<()> {
             exit(128 + signal);
         }
     });
-    Ok(())
+    Ok(interrupted)
 }

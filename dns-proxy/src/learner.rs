@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use namegate_policy::dns::ClauseSet;
 use namegate_policy::name::DnsName;
+use namegate_policy::opening::NotOpened;
 use namegate_policy::time::Timestamp;
 
 use crate::clients::Client;
@@ -53,39 +54,18 @@ pub struct Learned {
 pub enum Withheld {
     /// The name resolves, but no rule opens its addresses.
     NoRule,
-    /// 0.0.0.0/8 or `::`.
-    Unspecified,
-    /// 127.0.0.0/8 or `::1`.
-    Loopback,
-    /// 169.254.0.0/16 or fe80::/10, the metadata address among them.
-    LinkLocal,
-    /// 224.0.0.0/4, 255.255.255.255 or ff00::/8.
-    Multicast,
-    /// An address of a node.
-    Node,
-    /// An address of a range that pods live in.
-    Pod,
-    /// An address of a range that services live in.
-    Service,
-    /// A private address under the strict rebinding guard.
-    Private,
-    /// More addresses or names than the identity may learn.
+    /// More addresses or names than the identity may learn, or than one answer may teach.
     Limit,
+    /// An address that no name opens.
+    Address(NotOpened),
 }
 
 impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoRule => "no-rule",
-            Self::Unspecified => "unspecified",
-            Self::Loopback => "loopback",
-            Self::LinkLocal => "link-local",
-            Self::Multicast => "multicast",
-            Self::Node => "node",
-            Self::Pod => "pod",
-            Self::Service => "service",
-            Self::Private => "private",
             Self::Limit => "limit",
+            Self::Address(reason) => reason.as_str(),
         })
     }
 }

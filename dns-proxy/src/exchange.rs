@@ -1,0 +1,362 @@
+//! The walk of one query, whatever carried it: admitted, resolved, learned, released.
+//!
+//! The order is the crate's promise and is kept here alone: a reply with an upstream's addresses is
+//! made in [`Lecture::finish`], which takes the learner's outcome as an argument.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use namegate_policy::dns::{ClauseSet, NameDecision, RefuseWith};
+use namegate_policy::rule::Origin;
+use namegate_policy::time::Timestamp;
+
+use crate::answer::{self, Answer, AnswerError};
+use crate::clients::{Client, Clients};
+use crate::config::{Limits, Timeouts};
+use crate::counters::Counters;
+use crate::gate::{self, Query, Reason};
+use crate::learner::{LearnError, Learned, Learner, Learning, Lesson, TaughtAddress, Withheld};
+use crate::limits::{Loads, QueryPermit, Shed};
+use crate::record::{
+    AnsweredAddress, DecisionLog, DecisionRecord, DnsFailure, DnsVerdict, Rcode, Transport,
+};
+use crate::reply::{self, Note};
+
+/// What every exchange needs.
+pub(crate) struct Core {
+    pub(crate) clients: Arc<dyn Clients>,
+    pub(crate) learner: Arc<dyn Learner>,
+    pub(crate) log: Arc<dyn DecisionLog>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) loads: Loads,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// What becomes of a message from a pod.
+pub(crate) enum Admission {
+    /// Nothing is sent back.
+    Drop,
+    /// This is sent back.
+    Reply(Vec<u8>),
+    /// The upstream is asked.
+    Resolve(Box<Ask>),
+}
+
+/// An allowed query under way.
+pub(crate) struct Ask {
+    pub(crate) query: Query,
+    pub(crate) source: SocketAddr,
+    client: Arc<Client>,
+    allowance: Allowance,
+    transport: Transport,
+    resolver: IpAddr,
+    received: Timestamp,
+    _permit: QueryPermit,
+}
+
+/// Why a name may be asked, and what it opens.
+struct Allowance {
+    clauses: ClauseSet,
+    origin: Option<Origin>,
+    audit: bool,
+}
+
+/// The pod's message and where it came from.
+pub(crate) struct Arrival<'a> {
+    pub(crate) message: &'a [u8],
+    pub(crate) source: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) resolver: IpAddr,
+    pub(crate) now: Timestamp,
+}
+
+/// What happens to an upstream's answer next.
+pub(crate) enum Conclusion {
+    /// Nothing is sent: the client is gone.
+    Drop,
+    /// This is sent.
+    Reply(Vec<u8>),
+    /// The learner is awaited first.
+    Learn(Learning, Box<Lecture>),
+}
+
+/// An answer that waits for the learner.
+pub(crate) struct Lecture {
+    ask: Ask,
+    message: Vec<u8>,
+    answer: Answer,
+    surplus: Vec<TaughtAddress>,
+    now: Timestamp,
+}
+
+impl Core {
+    /// Attributes, reads and decides about one message. Shedding comes before parsing.
+    pub(crate) fn admit(&self, arrival: &Arrival<'_>) -> Admission {
+        let counters = &self.counters;
+        match arrival.transport {
+            Transport::Udp => counters.udp_messages.increment(),
+            Transport::Tcp => counters.tcp_messages.increment(),
+        }
+        let Some(client) = self.clients.client(arrival.source.ip()) else {
+            counters.dropped_unknown_client.increment();
+            return Admission::Drop;
+        };
+        let permit = match self.loads.query(arrival.source.ip(), arrival.now) {
+            Ok(permit) => permit,
+            Err(shed) => {
+                match shed {
+                    Shed::InFlight => counters.dropped_client_in_flight.increment(),
+                    Shed::Rate => counters.dropped_client_rate.increment(),
+                }
+                return Admission::Drop;
+            }
+        };
+        let query = match gate::read(arrival.message) {
+            Ok(query) => query,
+            Err(rejection) => {
+                self.count_rejection(rejection.reason);
+                return rejection.reply.map_or(Admission::Drop, Admission::Reply);
+            }
+        };
+        let decision = client.names.decide(&query.name);
+        let mut ask = Ask {
+            query,
+            source: arrival.source,
+            client,
+            allowance: Allowance { clauses: ClauseSet::new(), origin: None, audit: false },
+            transport: arrival.transport,
+            resolver: arrival.resolver,
+            received: arrival.now,
+            _permit: permit,
+        };
+        match self.apply(decision, &mut ask, arrival.now) {
+            Some(refusal) => Admission::Reply(refusal),
+            None => Admission::Resolve(Box::new(ask)),
+        }
+    }
+
+    /// Takes an upstream's answer, or why there is none, and says what happens next.
+    pub(crate) fn conclude(
+        &self,
+        mut ask: Ask,
+        outcome: Result<Vec<u8>, DnsFailure>,
+        now: Timestamp,
+    ) -> Conclusion {
+        match self.confirm(&mut ask, now) {
+            Confirmation::Stands => {}
+            Confirmation::Gone => return Conclusion::Drop,
+            Confirmation::Refused(reply) => return Conclusion::Reply(reply),
+        }
+        let message = match outcome {
+            Ok(message) => message,
+            Err(failure) => return Conclusion::Reply(self.fail(&ask, failure, now)),
+        };
+        let mut answer = match answer::read(&message, &ask.query) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.counters.answers_malformed.increment();
+                let failure = match error {
+                    AnswerError::Malformed => DnsFailure::MalformedAnswer,
+                    AnswerError::Truncated => DnsFailure::TruncatedAnswer,
+                };
+                return Conclusion::Reply(self.fail(&ask, failure, now));
+            }
+        };
+        let kept = answer.addresses.len().min(self.limits.answer_addresses);
+        let surplus = answer.addresses.split_off(kept);
+        let lecture = Box::new(Lecture { ask, message, answer, surplus, now });
+        if lecture.answer.addresses.is_empty() {
+            return Conclusion::Reply(lecture.finish(self, Ok(Learned::default()), now));
+        }
+        self.counters.lessons.increment();
+        let lesson = Lesson {
+            client: Arc::clone(&lecture.ask.client),
+            name: lecture.ask.query.name.clone(),
+            clauses: lecture.ask.allowance.clauses.clone(),
+            addresses: lecture.answer.addresses.clone(),
+            now,
+        };
+        Conclusion::Learn(self.learner.learn(lesson), lecture)
+    }
+
+    /// Whether the endpoint and its policy still stand behind the decision about `ask`.
+    fn confirm(&self, ask: &mut Ask, now: Timestamp) -> Confirmation {
+        match self.clients.client(ask.source.ip()) {
+            Some(client) if Arc::ptr_eq(&client, &ask.client) => Confirmation::Stands,
+            Some(client) if client.endpoint == ask.client.endpoint => {
+                let decision = client.names.decide(&ask.query.name);
+                ask.client = client;
+                match self.apply(decision, ask, now) {
+                    Some(refusal) => Confirmation::Refused(refusal),
+                    None => Confirmation::Stands,
+                }
+            }
+            Some(_) | None => {
+                self.counters.dropped_client_gone.increment();
+                Confirmation::Gone
+            }
+        }
+    }
+
+    /// Notes an allowance in `ask`, or makes the refusal.
+    fn apply(&self, decision: NameDecision, ask: &mut Ask, now: Timestamp) -> Option<Vec<u8>> {
+        let (rcode, filters) = match decision {
+            NameDecision::Allowed { clauses, origin, audit } => {
+                ask.allowance = Allowance { clauses, origin, audit };
+                return None;
+            }
+            NameDecision::SearchMiss => (Rcode::NXDOMAIN, Vec::new()),
+            NameDecision::Refused { with, filters } => {
+                let rcode = match with {
+                    RefuseWith::Refused => Rcode::REFUSED,
+                    RefuseWith::NxDomain => Rcode::NXDOMAIN,
+                    RefuseWith::Empty => Rcode::NOERROR,
+                };
+                (rcode, filters)
+            }
+        };
+        self.counters.denied.increment();
+        self.log.record(DecisionRecord {
+            policies: filters,
+            ..ask.record(DnsVerdict::Denied, rcode, now)
+        });
+        let payload = self.limits.udp_payload;
+        Some(reply::own(&ask.query, rcode, Some(Note::Blocked), payload))
+    }
+
+    fn fail(&self, ask: &Ask, failure: DnsFailure, now: Timestamp) -> Vec<u8> {
+        let note = match failure {
+            DnsFailure::LearnerFull | DnsFailure::LearnerFailed | DnsFailure::Stale => {
+                Note::NotLearned
+            }
+            DnsFailure::UpstreamTimeout
+            | DnsFailure::UpstreamUnreachable
+            | DnsFailure::Overloaded
+            | DnsFailure::MalformedAnswer
+            | DnsFailure::TruncatedAnswer
+            | DnsFailure::Internal => Note::Upstream,
+        };
+        self.counters.error.increment();
+        self.log.record(DecisionRecord {
+            failure: Some(failure),
+            ..ask.record(DnsVerdict::Error, Rcode::SERVFAIL, now)
+        });
+        reply::own(&ask.query, Rcode::SERVFAIL, Some(note), self.limits.udp_payload)
+    }
+
+    fn count_rejection(&self, reason: Reason) {
+        let counters = &self.counters;
+        let counter = match reason {
+            Reason::Short => &counters.dropped_short,
+            Reason::Response => &counters.dropped_response,
+            Reason::Malformed => &counters.rejected_malformed,
+            Reason::Opcode => &counters.rejected_opcode,
+            Reason::Class => &counters.rejected_class,
+            Reason::Type => &counters.rejected_type,
+            Reason::Signed => &counters.rejected_signed,
+            Reason::Version => &counters.rejected_version,
+        };
+        counter.increment();
+    }
+}
+
+enum Confirmation {
+    Stands,
+    Gone,
+    Refused(Vec<u8>),
+}
+
+impl Ask {
+    fn record(&self, verdict: DnsVerdict, rcode: Rcode, now: Timestamp) -> DecisionRecord {
+        DecisionRecord {
+            verdict,
+            client: Arc::clone(&self.client),
+            source: self.source,
+            name: self.query.name.clone(),
+            query_type: self.query.query_type,
+            rcode,
+            addresses: Vec::new(),
+            policies: self.allowance.origin.iter().cloned().collect(),
+            resolver: self.resolver,
+            transport: self.transport,
+            latency: now.since(self.received),
+            failure: None,
+            cached: false,
+        }
+    }
+
+    /// The largest reply that the pod takes and the path carries.
+    fn reply_size(&self, limits: &Limits) -> usize {
+        match self.transport {
+            Transport::Udp => self.query.payload().min(usize::from(limits.udp_payload)),
+            Transport::Tcp => crate::wire::MESSAGE_MAX,
+        }
+    }
+}
+
+impl Lecture {
+    /// Makes the reply once the learner is done.
+    pub(crate) fn finish(
+        self,
+        core: &Core,
+        outcome: Result<Learned, LearnError>,
+        now: Timestamp,
+    ) -> Vec<u8> {
+        let learned = match outcome {
+            Ok(learned) => learned,
+            Err(error) => {
+                core.counters.lessons_failed.increment();
+                tracing::debug!(name = %self.ask.query.name, error = &error as &dyn std::error::Error, "addresses not learned");
+                let failure = match error {
+                    LearnError::Full => DnsFailure::LearnerFull,
+                    LearnError::Stale => DnsFailure::Stale,
+                    LearnError::Stopped | LearnError::Write(_) => DnsFailure::LearnerFailed,
+                };
+                return core.fail(&self.ask, failure, now);
+            }
+        };
+        let ttl_max = learned.kept_for.map(|kept_for| {
+            let left = self.now.saturating_add(kept_for).since(now);
+            u32::try_from(left.as_secs()).unwrap_or(u32::MAX)
+        });
+        let verdict = if self.ask.allowance.audit {
+            core.counters.audit.increment();
+            DnsVerdict::Audit
+        } else {
+            core.counters.allowed.increment();
+            DnsVerdict::Allowed
+        };
+        core.log.record(DecisionRecord {
+            addresses: self.answered(&learned, ttl_max),
+            ..self.ask.record(verdict, self.answer.rcode, now)
+        });
+        reply::release(
+            self.message,
+            &self.answer,
+            &self.ask.query,
+            ttl_max,
+            self.ask.reply_size(&core.limits),
+            core.limits.udp_payload,
+        )
+    }
+
+    fn answered(&self, learned: &Learned, ttl_max: Option<u32>) -> Vec<AnsweredAddress> {
+        let cut = |ttl: u32| ttl_max.map_or(ttl, |max| ttl.min(max));
+        let withheld = |address: IpAddr| {
+            let reported = learned.withheld.iter().find(|(other, _)| *other == address);
+            reported.map(|(_, reason)| *reason)
+        };
+        let taught = self.answer.addresses.iter().map(|taught| AnsweredAddress {
+            address: taught.address,
+            ttl: cut(taught.ttl),
+            withheld: withheld(taught.address),
+        });
+        let surplus = self.surplus.iter().map(|taught| AnsweredAddress {
+            address: taught.address,
+            ttl: cut(taught.ttl),
+            withheld: Some(Withheld::Limit),
+        });
+        taught.chain(surplus).collect()
+    }
+}

@@ -1,0 +1,8 @@
+//! The proxy over real sockets on loopback, between scripted pods, resolver and learner.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
+
+mod messages;
+mod order;
+mod scripted;
+mod sockets;

@@ -19,10 +19,13 @@ pub mod limits;
 pub mod name;
 pub mod object;
 pub mod opening;
+pub mod oracle;
 pub mod pattern;
 pub mod problem;
 pub mod resource;
 pub mod rule;
 pub mod selector;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;

@@ -13,9 +13,10 @@ use super::{
 use crate::dns::{ClusterNames, NamePolicy};
 use crate::identity::{Identity, WorkloadLabels};
 use crate::inventory::Inventory;
+use crate::resource::Service;
 use crate::rule::{
-    Action, Direction, DnsFilter, Entity, FqdnPeer, Mode, Origin, Peer, Peers, Policy, PolicyRef,
-    PortMatch, PortRange, PortSet, Ports, Protocol, Rule, ServiceRef, Tier,
+    Action, Direction, DnsFilter, Entity, FqdnPeer, Mode, Origin, Peer, Peers, Policy, PolicyKind,
+    PolicyRef, PortMatch, PortRange, PortSet, Ports, Protocol, Rule, ServiceRef, Tier,
 };
 
 /// Why an identity has no table of its own.
@@ -114,9 +115,8 @@ struct Ladder<'a> {
 impl<'a> Ladder<'a> {
     fn build(mut self, selecting: &[&'a Policy]) -> Result<Vec<Step<'a>>, TableError> {
         let in_tier = |is: fn(Tier) -> bool| selecting.iter().copied().filter(move |p| is(p.tier));
-        for policy in in_tier(|tier| matches!(tier, Tier::Admin { .. })) {
-            self.add_rules(policy, ClauseTier::Admin, |_| true);
-        }
+        let admin: Vec<_> = in_tier(|tier| matches!(tier, Tier::Admin { .. })).collect();
+        self.add_tier(&admin, ClauseTier::Admin);
         let namespaced: Vec<_> = in_tier(|tier| matches!(tier, Tier::Namespaced)).collect();
         for mode in [Mode::Enforce, Mode::Audit] {
             for policy in namespaced.iter().filter(|policy| policy.mode == mode) {
@@ -127,9 +127,8 @@ impl<'a> Ladder<'a> {
             self.add_rules(policy, ClauseTier::Namespaced, |action| action != Action::Deny);
         }
         self.add_isolation(&namespaced);
-        for policy in in_tier(|tier| matches!(tier, Tier::Baseline { .. })) {
-            self.add_rules(policy, ClauseTier::Baseline, |_| true);
-        }
+        let baseline: Vec<_> = in_tier(|tier| matches!(tier, Tier::Baseline { .. })).collect();
+        self.add_tier(&baseline, ClauseTier::Baseline);
         let is_closed =
             namespaced.iter().any(|p| p.mode == Mode::Enforce && p.isolates.covers(self.direction));
         if !is_closed {
@@ -137,6 +136,27 @@ impl<'a> Ladder<'a> {
             self.push(open, Vec::new());
         }
         self.check_limit()
+    }
+
+    /// An ordered tier. What ClusterEgressPolicies deny comes before what those of the same priority
+    /// allow; elsewhere the order inside an object counts (CNP-3).
+    fn add_tier(&mut self, policies: &[&'a Policy], tier: ClauseTier) {
+        let is_peer =
+            |a: &&Policy, b: &&Policy| (a.tier, a.reference.kind) == (b.tier, b.reference.kind);
+        for equal in policies.chunk_by(is_peer) {
+            let denies_first =
+                equal.iter().all(|policy| policy.reference.kind == PolicyKind::ClusterEgressPolicy);
+            let passes: &[fn(Action) -> bool] = if denies_first {
+                &[|action| action == Action::Deny, |action| action != Action::Deny]
+            } else {
+                &[|_| true]
+            };
+            for wanted in passes {
+                for policy in equal {
+                    self.add_rules(policy, tier, *wanted);
+                }
+            }
+        }
     }
 
     /// The final clause of the namespaced tier: what no rule allowed is dropped where an Enforce
@@ -243,7 +263,7 @@ impl<'a> Ladder<'a> {
                     let meant = known.filter(|(_, labels)| workloads.matches(labels));
                     identities.extend(meant.map(|(identity, _)| identity));
                 }
-                Peer::Cidr(cidr) => resolved.cidrs.push(self.reach(cidr)),
+                Peer::Cidr(cidr) => resolved.cidrs.extend(self.reach(cidr)),
                 Peer::Fqdn(fqdn) => {
                     resolved.names = true;
                     fqdns.push(fqdn);
@@ -272,8 +292,8 @@ impl<'a> Ladder<'a> {
             Entity::World => {
                 identities.insert(Identity::WORLD);
             }
-            Entity::WorldIpv4 => cidrs.push(self.reach(&world(Ipv4Net::default().into()))),
-            Entity::WorldIpv6 => cidrs.push(self.reach(&world(Ipv6Net::default().into()))),
+            Entity::WorldIpv4 => cidrs.extend(self.world(Ipv4Net::default().into())),
+            Entity::WorldIpv6 => cidrs.extend(self.world(Ipv6Net::default().into())),
             Entity::Cluster => {
                 identities.extend([
                     Identity::HOST,
@@ -300,10 +320,15 @@ impl<'a> Ladder<'a> {
         }
     }
 
-    /// A prefix that does not mean pods and nodes, with those cut out of it (CL-9).
-    fn reach(&self, cidr: &CidrPeer) -> CidrPeer {
+    /// A prefix as it is; where it does not mean pods and nodes (CL-9), with those cut out of it.
+    /// `None` where nothing is left.
+    fn reach(&self, cidr: &CidrPeer) -> Option<CidrPeer> {
         let mut resolved = cidr.clone();
         if cidr.reach == CidrReach::World {
+            let ranges = &self.source.names.ranges;
+            if ranges.iter().any(|range| range.contains(&cidr.net)) {
+                return None;
+            }
             resolved.reach = CidrReach::All;
             let inventory = self.source.inventory;
             let pods = inventory.pods().filter(|(_, identity)| identity.is_some());
@@ -311,10 +336,19 @@ impl<'a> Ladder<'a> {
             let of_nodes = inventory.nodes().flat_map(|node| &node.addresses);
             let inside = of_pods.chain(of_nodes).filter(|address| cidr.net.contains(*address));
             resolved.except.extend(inside.map(|address| IpNet::from(*address)));
-            let ranges = self.source.names.ranges.iter();
-            resolved.except.extend(ranges.filter(|range| cidr.net.contains(*range)));
+            resolved.except.extend(ranges.iter().filter(|range| cidr.net.contains(*range)));
         }
-        resolved
+        Some(resolved)
+    }
+
+    /// One address family of the world.
+    fn world(&self, net: IpNet) -> Option<CidrPeer> {
+        let whole = CidrPeer { net, except: Vec::new(), reach: CidrReach::World };
+        let mut resolved = self.reach(&whole)?;
+        let apiserver = self.source.inventory.apiserver_addresses();
+        let inside = apiserver.into_iter().filter(|address| net.contains(address));
+        resolved.except.extend(inside.map(IpNet::from));
+        Some(resolved)
     }
 
     /// The ports that have a number: for flows to the endpoint itself its own named ports too.
@@ -376,9 +410,7 @@ impl<'a> Ladder<'a> {
         let Some(known) = inventory.service(service) else { return Vec::new() };
         let mut parts = Vec::new();
         let own = known.cluster_addresses.iter().chain(&known.external_addresses);
-        if let Some(numbered) = self.numbered(ports) {
-            parts.push((hosts(own.copied()), numbered));
-        }
+        parts.push((hosts(own.copied()), own_ports(known, ports)));
         for slice in inventory.slices_of(service) {
             let backends = hosts(slice.addresses.iter().copied());
             let Ports::Of(matches) = ports else {
@@ -405,7 +437,8 @@ impl<'a> Ladder<'a> {
             });
             parts.push((backends, ClausePorts::Of(serving.collect())));
         }
-        parts.retain(|(peers, _)| !is_nothing(peers));
+        let is_empty = |ports: &ClausePorts| *ports == ClausePorts::Of(Vec::new());
+        parts.retain(|(peers, ports)| !is_nothing(peers) && !is_empty(ports));
         parts
     }
 }
@@ -443,6 +476,23 @@ fn name_policy(
     names
 }
 
+/// The ports of a Service's own addresses that a rule means, by number or by the Service's name.
+fn own_ports(service: &Service, ports: &Ports) -> ClausePorts {
+    let Ports::Of(matches) = ports else { return ClausePorts::Any };
+    let mut own = Vec::new();
+    for meant in matches {
+        match &meant.ports {
+            PortSet::Range(range) => own.push((meant.protocol, *range)),
+            PortSet::Named(name) => {
+                let named = service.ports.iter().filter(|p| p.name == *name);
+                let named = named.filter(|port| port.protocol == meant.protocol);
+                own.extend(named.map(|port| (port.protocol, PortRange::single(port.port))));
+            }
+        }
+    }
+    ClausePorts::Of(own)
+}
+
 fn everything(action: ClauseAction, tier: ClauseTier, origins: Arc<[Origin]>) -> Clause {
     let peers = ClausePeers { any: true, ..ClausePeers::default() };
     Clause { action, tier, peers, ports: ClausePorts::Any, origins }
@@ -469,8 +519,4 @@ fn host(address: IpAddr) -> CidrPeer {
 
 fn hosts(addresses: impl Iterator<Item = IpAddr>) -> ClausePeers {
     ClausePeers { cidrs: addresses.map(host).collect(), ..ClausePeers::default() }
-}
-
-fn world(net: IpNet) -> CidrPeer {
-    CidrPeer { net, except: Vec::new(), reach: CidrReach::World }
 }

@@ -1,0 +1,187 @@
+//! Policy tables against the oracle, over random objects and flows.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use namegate_policy::dns::ClusterNames;
+use namegate_policy::identity::Identity;
+use namegate_policy::inventory::Inventory;
+use namegate_policy::name::DnsName;
+use namegate_policy::object::Object;
+use namegate_policy::oracle::{Flow, Oracle, Ruling, Verdict};
+use namegate_policy::resource::Pod;
+use namegate_policy::rule::{CidrReach, Direction, Policy, PolicyRef};
+use namegate_policy::table::{
+    Clause, ClauseAction, ClausePorts, ClauseTier, PolicyTable, TableSource,
+};
+use namegate_policy::testing::{Case, case};
+use proptest::prelude::*;
+
+/// The engine that a case is compiled to.
+struct Compiled {
+    inventory: Inventory,
+    ipcache: BTreeMap<IpAddr, Identity>,
+    tables: BTreeMap<Identity, PolicyTable>,
+    learned: BTreeSet<(Identity, IpAddr, DnsName)>,
+    ranges: Vec<ipnet::IpNet>,
+}
+
+impl Compiled {
+    fn new(case: &Case) -> Self {
+        let mut inventory = Inventory::default();
+        let mut policies: BTreeMap<PolicyRef, Arc<Policy>> = BTreeMap::new();
+        for object in case.objects.iter().cloned() {
+            match object {
+                Object::Namespace(namespace) => inventory.upsert_namespace(namespace),
+                Object::Pod(pod) => inventory.upsert_pod(pod),
+                Object::Service(service) => inventory.upsert_service(service),
+                Object::EndpointSlice(slice) => inventory.upsert_slice(slice),
+                Object::Node(node) => inventory.upsert_node(node),
+                Object::Policy(policy) => {
+                    policies.insert(policy.reference.clone(), Arc::new(policy));
+                }
+            }
+        }
+        let names = Arc::new(ClusterNames {
+            domain: DnsName::parse("cluster.local").unwrap(),
+            search: Vec::new(),
+            ranges: case.ranges.clone(),
+        });
+        let source = TableSource { policies: &policies, inventory: &inventory, names: &names };
+        let tables = inventory.identities().iter().map(|(identity, _)| {
+            let table = source.build(identity).unwrap_or_else(|error| panic!("{error}"));
+            (identity, table)
+        });
+        let tables = tables.collect();
+        let learned = case.learned.iter().filter_map(|(pod, address, name)| {
+            Some((inventory.identity_of(pod)?, *address, name.clone()))
+        });
+        let learned = learned.collect();
+        let ipcache = inventory.ipcache(&case.own_addresses);
+        Self { inventory, ipcache, tables, learned, ranges: case.ranges.clone() }
+    }
+
+    fn names_of(&self, pod: &Pod, address: IpAddr) -> Vec<DnsName> {
+        let Some(identity) = self.inventory.identity_of(&pod.reference) else {
+            return Vec::new();
+        };
+        let learned = self.learned.iter().filter(|(one, at, _)| (*one, *at) == (identity, address));
+        learned.map(|(_, _, name)| name.clone()).collect()
+    }
+
+    fn identity_at(&self, address: IpAddr) -> Identity {
+        let outside = if self.ranges.iter().any(|range| range.contains(&address)) {
+            Identity::UNMANAGED
+        } else {
+            Identity::WORLD
+        };
+        self.ipcache.get(&address).copied().unwrap_or(outside)
+    }
+
+    /// Walks the table of the pod at `local`; `None` where no table decides.
+    fn decide(
+        &self,
+        direction: Direction,
+        local: IpAddr,
+        remote: IpAddr,
+        flow: &Flow,
+    ) -> Option<Ruling> {
+        let (pod, identity) = self.inventory.pod_at(local)?;
+        if pod.addresses.contains(&remote) {
+            return None;
+        }
+        let identity_of_remote = self.identity_at(remote);
+        if direction == Direction::Ingress && identity_of_remote == Identity::HOST {
+            return None;
+        }
+        let table = &self.tables[&identity];
+        let clauses = match direction {
+            Direction::Egress => &table.egress,
+            Direction::Ingress => &table.ingress,
+        };
+        let opened: BTreeSet<u16> =
+            self.names_of(pod, remote).iter().flat_map(|name| table.names.clauses(name)).collect();
+        let mut audit: Option<&Clause> = None;
+        let mut passed: Option<ClauseTier> = None;
+        for (position, clause) in (0_u16..).zip(clauses) {
+            let is_named = clause.peers.names && opened.contains(&position);
+            let is_hit = (is_named || is_peer(clause, remote, identity_of_remote))
+                && has_port(&clause.ports, flow);
+            if !is_hit || passed == Some(clause.tier) {
+                continue;
+            }
+            match clause.action {
+                ClauseAction::Pass => passed = Some(clause.tier),
+                ClauseAction::Audit => audit = audit.or(Some(clause)),
+                ClauseAction::Drop => return Some(ruling(Verdict::Drop, clause)),
+                ClauseAction::Forward => {
+                    return Some(audit.map_or_else(
+                        || ruling(Verdict::Forward, clause),
+                        |audit| ruling(Verdict::Audit, audit),
+                    ));
+                }
+            }
+        }
+        panic!("no clause matches: a table is never empty");
+    }
+}
+
+fn is_peer(clause: &Clause, remote: IpAddr, identity: Identity) -> bool {
+    let peers = &clause.peers;
+    let is_in = |cidr: &namegate_policy::rule::CidrPeer| {
+        let is_meant = match cidr.reach {
+            CidrReach::All => true,
+            CidrReach::World => identity == Identity::WORLD,
+        };
+        is_meant && cidr.contains(remote)
+    };
+    peers.any || peers.identities.contains(&identity) || peers.cidrs.iter().any(is_in)
+}
+
+fn has_port(ports: &ClausePorts, flow: &Flow) -> bool {
+    match ports {
+        ClausePorts::Any => true,
+        ClausePorts::Of(list) => list
+            .iter()
+            .any(|(protocol, range)| *protocol == flow.protocol && range.contains(flow.port)),
+    }
+}
+
+fn ruling(verdict: Verdict, clause: &Clause) -> Ruling {
+    Ruling { verdict, origins: clause.origins.to_vec() }
+}
+
+/// 50 flows a case on average, looked at from both ends: 10^5 flows. `NAMEGATE_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let asked = std::env::var("NAMEGATE_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(2_000), ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn tables_decide_as_the_oracle_does(case in case()) {
+        let compiled = Compiled::new(&case);
+        let names_of = |pod: &Pod, address| compiled.names_of(pod, address);
+        let oracle = Oracle {
+            objects: &case.objects,
+            own_addresses: &case.own_addresses,
+            ranges: &case.ranges,
+            names_of: &names_of,
+        };
+        for flow in &case.flows {
+            let expected = oracle.decide(flow);
+            let (source, destination) = (flow.source, flow.destination);
+            if let Some(found) = compiled.decide(Direction::Egress, source, destination, flow) {
+                prop_assert_eq!(Some(found), expected.egress, "egress of {:?}", flow);
+            }
+            if let Some(found) = compiled.decide(Direction::Ingress, destination, source, flow) {
+                prop_assert_eq!(Some(found), expected.ingress, "ingress of {:?}", flow);
+            }
+        }
+    }
+}

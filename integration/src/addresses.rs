@@ -59,6 +59,8 @@ pub const ASSETS: Pair = Pair::site(30);
 pub const STORAGE: Pair = Pair::site(40);
 /// `echo.acme.example`, which sends back what it gets on TCP and UDP port 7.
 pub const ECHO: Pair = Pair::site(7);
+/// `example.com`.
+pub const EXAMPLE: Pair = Pair::site(50);
 /// `evil.example`, where nobody has any business.
 pub const EVIL: Pair = Pair::site(66);
 /// The cloud's metadata service, beyond the node.

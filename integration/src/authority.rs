@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::addresses::{ASSETS, AUTHORITY, ECHO, EVIL, METADATA, Pair, RELEASES, STORAGE, STRIPE};
+use crate::addresses::{
+    ASSETS, AUTHORITY, ECHO, EVIL, EXAMPLE, METADATA, Pair, RELEASES, STORAGE, STRIPE,
+};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::patience::wait_until;
@@ -72,6 +74,7 @@ fn zone() -> String {
         ("*.storage.acme.example.", 60, STORAGE),
         ("storage.acme.example.", 60, STORAGE),
         ("echo.acme.example.", 60, ECHO),
+        ("example.com.", 60, EXAMPLE),
         ("evil.example.", 60, EVIL),
     ] {
         add(&mut zone, name, ttl, pair);

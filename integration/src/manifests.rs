@@ -44,6 +44,17 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// `examples/one-machine`, with its pod in the lab's namespace `pod-a`.
+    pub fn one_machine(lab: &Lab) -> Result<Self> {
+        let manifests = Self::empty(lab)?;
+        for name in ["pod.yaml", "policy.yaml"] {
+            let text = read(&examples().join("one-machine").join(name))?;
+            let netns = format!("{}pod-a", manifests.netns);
+            manifests.write(name, &text.replace("/run/netns/pod-a", &netns))?;
+        }
+        Ok(manifests)
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -71,9 +82,7 @@ impl Manifests {
     }
 
     fn copy(&self, name: &str) -> Result<()> {
-        let path = examples().join("town").join(name);
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read(&examples().join("town").join(name))?;
         self.write(name, &text)
     }
 }
@@ -81,4 +90,8 @@ impl Manifests {
 /// The repository's `examples` folder.
 pub fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 
 use anyhow::Result;
 
-use crate::addresses::{ASSETS, EVIL, METADATA, Pair, RELEASES, STORAGE, STRIPE};
+use crate::addresses::{ASSETS, EVIL, EXAMPLE, METADATA, Pair, RELEASES, STORAGE, STRIPE};
 use crate::authority::wait_listening;
 use crate::lab::Lab;
 use crate::namespace::Namespace;
@@ -15,11 +15,12 @@ use crate::tls;
 /// Size of the file `/image.iso` at `releases.acme.example`.
 pub const IMAGE_BYTES: u64 = 64 << 20;
 
-const SITES: [(&str, Pair); 5] = [
+const SITES: [(&str, Pair); 6] = [
     ("api.stripe.com", STRIPE),
     ("releases.acme.example", RELEASES),
     ("assets.acme.example", ASSETS),
     ("*.storage.acme.example", STORAGE),
+    ("example.com", EXAMPLE),
     ("evil.example", EVIL),
 ];
 

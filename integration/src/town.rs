@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 
 use crate::addresses::{
-    ASSETS, AUTHORITY, CHECKOUT, DB, DB_PORT, ECHO, ECHO_PORT, EVIL, KUBE_DNS, METADATA, RELEASES,
-    STORAGE, STRIPE, WEB,
+    ASSETS, AUTHORITY, CHECKOUT, DB, DB_PORT, ECHO, ECHO_PORT, EVIL, EXAMPLE, KUBE_DNS, METADATA,
+    RELEASES, STORAGE, STRIPE, WEB,
 };
 use crate::authority::{self, wait_listening};
 use crate::lab::{self, Lab};
@@ -86,7 +86,7 @@ impl Town {
 
 fn give_addresses(internet: &Namespace) -> Result<()> {
     let mut lines = vec![format!("addr add {METADATA}/32 dev lo")];
-    for pair in [AUTHORITY, STRIPE, RELEASES, ASSETS, STORAGE, ECHO, EVIL] {
+    for pair in [AUTHORITY, STRIPE, RELEASES, ASSETS, STORAGE, ECHO, EXAMPLE, EVIL] {
         lines.push(format!("addr add {}/32 dev lo", pair.v4));
         lines.push(format!("addr add {}/128 dev lo nodad", pair.v6));
     }

@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The agent of one node: objects in, enforcement and records out.
+//!
+//! [`source`] tells what objects there are and [`endpoints`] which interfaces; [`state`] is the single
+//! owner of what follows from them and says what has to change; [`apply`] writes that to the kernel.
+//! [`dns`] and [`flows`] turn decisions into learned addresses and records. [`agent`] wires these.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod apply;
+pub mod audit;
+pub mod cli;
+pub mod clock;
+pub mod dns;
+pub mod endpoints;
+pub mod flows;
+pub mod link;
+pub mod lock;
+pub mod preflight;
+mod readiness;
+pub mod registry;
+pub mod remembered;
+pub mod resolvers;
+pub mod source;
+pub mod state;
+pub mod uninstall;

@@ -1,0 +1,122 @@
+//! The running agent: everything wired together, and the order of start and end.
+
+mod start;
+mod work;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::Context;
+use namegate_policy::name::DnsName;
+use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::audit::AuditLog;
+use crate::cli::{AgentArgs, Guard};
+use crate::link::ProxyLink;
+use crate::lock::AgentLock;
+use crate::resolvers;
+use crate::state::Settings;
+use crate::{preflight, uninstall};
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    preflight::check(&args.node.pin_dir)?;
+    let lock = AgentLock::take(&args.node.run_dir())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("namegate")
+        .build()
+        .context("cannot start the runtime")?;
+    let (log, writer) = AuditLog::open(args.audit_log.as_deref())?;
+    let outcome = runtime.block_on(serve(&args, log));
+    runtime.shutdown_background();
+    writer.close();
+    if let Some(path) = &args.ready_file {
+        uninstall::remove_file(path)?;
+    }
+    if args.detach_on_exit {
+        uninstall::remove_file(lock.path())?;
+        uninstall::remove_empty(&args.node.run_dir());
+    }
+    outcome
+}
+
+async fn serve(args: &AgentArgs, log: AuditLog) -> anyhow::Result<()> {
+    // Before anything is changed on the node, so that an early signal leaves nothing behind.
+    let mut signals = Signals::new()?;
+    let started = tokio::select! {
+        started = start::start(args, log) => started,
+        name = signals.next() => {
+            tracing::info!(signal = name, "ended while starting");
+            return Ok(());
+        }
+    };
+    let mut agent = match started {
+        Ok(agent) => agent,
+        Err(error) => {
+            if args.detach_on_exit {
+                start::leave_as_found(args).await;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(path) = &args.ready_file {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
+    }
+    let name = agent.work(&mut signals).await;
+    tracing::info!(signal = name, "ending");
+    agent.end(args).await
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+fn settings(args: &AgentArgs, link: &ProxyLink) -> anyhow::Result<Settings> {
+    let cluster_domain = DnsName::parse(&args.cluster_domain)
+        .with_context(|| format!("--cluster-domain {:?}", args.cluster_domain))?;
+    let mut known = args.resolvers.clone();
+    match std::fs::read_to_string("/etc/resolv.conf") {
+        Ok(text) => known.extend(resolvers::name_servers(&text)),
+        Err(error) => tracing::warn!(%error, "cannot read the node's /etc/resolv.conf"),
+    }
+    let mut own_addresses = BTreeSet::from([IpAddr::V4(args.proxy_ipv4)]);
+    own_addresses.extend(link.ipv6.map(IpAddr::V6));
+    Ok(Settings {
+        cluster_domain,
+        ranges: ClusterRanges {
+            nodes: args.node_cidrs.clone(),
+            pods: args.pod_cidrs.clone(),
+            services: args.service_cidrs.clone(),
+        },
+        guard: match args.rebinding_guard {
+            Guard::Standard => RebindingGuard::Relaxed,
+            Guard::Strict => RebindingGuard::Strict,
+        },
+        window: Window { min_ttl: args.min_ttl, grace: args.ttl_grace },
+        resolvers: known,
+        own_addresses,
+        has_ipv6: link.ipv6.is_some(),
+    })
+}

@@ -1,0 +1,231 @@
+//! From nothing to everything enforced: interface, datapath, proxy, objects, endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use namegate_dns_proxy::{Config, Proxy, ResolverSlot, Services, StartError, Timeouts};
+use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
+use namegate_policy::identity::Identity;
+use tokio::sync::{mpsc, watch};
+
+use super::work::Agent;
+use crate::apply::{Apply, EndpointRow};
+use crate::audit::AuditLog;
+use crate::cli::AgentArgs;
+use crate::dns::{DnsAudit, LessonDesk};
+use crate::endpoints::{Wanted, Watcher};
+use crate::link::{self, ProxyLink};
+use crate::registry::Registry;
+use crate::source::{self, Directory};
+use crate::state::{Event, State};
+use crate::{clock, flows, remembered, uninstall};
+
+/// Pictures of the node that wait for the state's owner at most.
+const TOWNS_MAX: usize = 4;
+
+/// Differences of the manifests that wait at most.
+const CHANGES_MAX: usize = 4;
+
+/// Starts everything; when it returns, what the manifests say is enforced.
+pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Agent> {
+    let mut directory = Directory::new([args.manifests.clone()]);
+    let changes = directory.look();
+    let (files, objects) = (directory.file_count(), directory.object_count());
+    super::work::report_problems(&changes.problems);
+    if objects == 0 && !args.watch {
+        anyhow::bail!(
+            "no valid object in {}: there is nothing to enforce; see `namegate check {0}`",
+            args.manifests.display()
+        );
+    }
+
+    let mut watcher = Watcher::new().context("cannot follow the node's interfaces")?;
+    let handle = watcher.handle().clone();
+    let name = &args.node.link_name;
+    let link = link::ensure(&handle, name, args.proxy_ipv4, args.proxy_ipv6).await?;
+    let (datapath, events) = open_datapath(args, &link)?;
+
+    let registry = Arc::new(Registry::default());
+    let (desk, lessons) = LessonDesk::new();
+    let proxy = Proxy::start(
+        Config {
+            timeouts: Timeouts {
+                attempt: args.dns_timeout / Timeouts::default().attempts.max(1),
+                upstream_tcp: args.dns_timeout,
+                ..Timeouts::default()
+            },
+            ..Config::default()
+        },
+        Services {
+            clients: Arc::clone(&registry) as _,
+            learner: Arc::new(desk),
+            log: Arc::new(DnsAudit(log.clone())),
+        },
+    )
+    .await
+    .context("cannot start the DNS proxy")?;
+
+    let inherited: BTreeMap<u32, EndpointRow> =
+        datapath.endpoints().iter().map(|(index, entry)| (*index, entry.into())).collect();
+    let tables: BTreeSet<u32> = datapath.tables().collect();
+    if datapath.is_taken_over() {
+        tracing::info!(endpoints = inherited.len(), "taking over from an earlier agent");
+    }
+    let leftovers = datapath.identities().context("cannot read the addresses of pods")?;
+    let leftover_names = datapath.names().context("cannot read the learned addresses")?;
+    let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
+    let mut agent = Agent {
+        state: State::new(super::settings(args, &link)?),
+        apply: Apply::new(datapath, inherited, tables),
+        registry: Arc::clone(&registry),
+        log: log.clone(),
+        proxy,
+        proxy_slots: BTreeMap::new(),
+        listen: Listen {
+            ipv4: IpAddr::V4(args.proxy_ipv4),
+            ipv6: link.ipv6.map(IpAddr::V6),
+            port: args.dns_port,
+        },
+        remembered_path: remembered::path(&args.node.run_dir()),
+        remembered_is_behind: false,
+        events_lost: 0,
+        wanted,
+        lessons,
+        towns: mpsc::channel(1).1,
+        changes: mpsc::channel(1).1,
+        tasks: Vec::new(),
+        last_failures: BTreeSet::new(),
+    };
+
+    let now = clock::monotonic_now();
+    let mut effects = agent.state.handle(Event::Objects(changes), now);
+    let wanted_first = effects.wanted.clone().unwrap_or_default();
+    let town = watcher.look(&wanted_first).await.context("cannot look at the node's interfaces")?;
+    effects.absorb(agent.state.handle(Event::Town(town), now));
+    match remembered::restore(&agent.remembered_path, &mut agent.state) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "learned addresses of an earlier agent are kept"),
+        Err(error) => tracing::warn!(%error, "what an earlier agent learned cannot be read"),
+    }
+    let identities: Vec<Identity> = agent.state.tables().keys().copied().collect();
+    for identity in identities {
+        if let Some(effect) = agent.state.table_effect(identity) {
+            effects.tables.insert(identity, effect);
+        }
+    }
+    effects.labels = agent.state.labels();
+    // What an earlier agent knew and this one does not.
+    for address in leftovers.into_keys() {
+        effects.ipcache.entry(address).or_insert(None);
+    }
+    agent.apply_first(effects).await?;
+    agent.forget_names(leftover_names.into_keys());
+
+    if args.watch {
+        let (send, changes) = mpsc::channel(CHANGES_MAX);
+        agent.changes = changes;
+        agent.tasks.push(tokio::spawn(source::follow(directory, send)));
+    }
+    let (send, towns) = mpsc::channel(TOWNS_MAX);
+    agent.towns = towns;
+    agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
+    agent.tasks.push(tokio::spawn(flows::follow(events, registry, log)));
+    agent.keep_following(args.watch);
+    tracing::info!(
+        files,
+        objects,
+        policies = agent.state.policy_count(),
+        endpoints = agent.state.endpoints().len(),
+        resolvers = agent.proxy_slots.len(),
+        "enforcing"
+    );
+    Ok(agent)
+}
+
+fn open_datapath(
+    args: &AgentArgs,
+    link: &ProxyLink,
+) -> anyhow::Result<(Datapath, namegate_egress_bpf::datapath::Events)> {
+    let options = Options { pin_root: args.node.pin_dir.clone(), ..Options::default() };
+    let (mut datapath, events) =
+        Datapath::open(&options).context("cannot load the kernel program")?;
+    datapath
+        .configure(&Settings {
+            proxy: Some(ProxySettings {
+                ifindex: link.index,
+                mac: link.mac,
+                v4: args.proxy_ipv4,
+                v6: link.ipv6.unwrap_or(args.proxy_ipv6),
+                port: args.dns_port,
+            }),
+            judges_other_protocols: false,
+        })
+        .context("cannot configure the kernel program")?;
+    let ranges = args.pod_cidrs.iter().chain(&args.service_cidrs);
+    let ranges = ranges.map(|net| (*net, Identity::UNMANAGED)).collect();
+    datapath.set_ranges(&ranges).context("cannot write the cluster's ranges")?;
+    Ok((datapath, events))
+}
+
+/// Removes what a failed start made.
+pub(super) async fn leave_as_found(args: &AgentArgs) {
+    if let Err(error) = uninstall::clean(&args.node).await {
+        tracing::error!(error = %format!("{error:#}"), "the node is not as it was");
+    }
+}
+
+/// Where the proxy listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listen {
+    pub(super) ipv4: IpAddr,
+    pub(super) ipv6: Option<IpAddr>,
+    pub(super) port: u16,
+}
+
+impl Listen {
+    /// The proxy's slot for a resolver; `None` where the node has none of the resolver's family.
+    pub(super) fn slot(&self, slot: u8, resolver: IpAddr) -> Option<ResolverSlot> {
+        let address = if resolver.is_ipv4() { Some(self.ipv4) } else { self.ipv6 }?;
+        Some(ResolverSlot {
+            slot,
+            resolver: SocketAddr::new(resolver, 53),
+            listen: vec![SocketAddr::new(address, self.port + u16::from(slot))],
+        })
+    }
+}
+
+/// Makes the proxy stand in for exactly these resolvers; says which slots could not be filled.
+pub(super) async fn update_proxy(
+    proxy: &Proxy,
+    listen: &Listen,
+    held: &mut BTreeMap<u8, IpAddr>,
+    wanted: &BTreeMap<u8, IpAddr>,
+) -> BTreeMap<u8, StartError> {
+    let mut failures = BTreeMap::new();
+    let gone: Vec<u8> = held
+        .iter()
+        .filter(|(slot, resolver)| wanted.get(slot) != Some(resolver))
+        .map(|(slot, _)| *slot)
+        .collect();
+    for slot in gone {
+        proxy.remove_resolver(slot).await;
+        held.remove(&slot);
+    }
+    for (&slot, &resolver) in wanted {
+        if held.contains_key(&slot) {
+            continue;
+        }
+        let Some(place) = listen.slot(slot, resolver) else { continue };
+        match proxy.add_resolver(place).await {
+            Ok(()) => {
+                held.insert(slot, resolver);
+            }
+            Err(error) => {
+                failures.insert(slot, error);
+            }
+        }
+    }
+    failures
+}

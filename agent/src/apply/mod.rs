@@ -1,0 +1,405 @@
+//! Effects → map writes, in an order that is never more open than old and new together.
+//!
+//! A table is written whole under a number of its own before any endpoint names it; one write of the
+//! endpoint's row swaps; the old table goes last. What cannot be written is reported, leaves what was
+//! in force in force, and is tried again.
+
+mod datapath;
+mod kernel;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use namegate_egress_bpf::abi::Address;
+use namegate_egress_bpf::compile::{NameBook, NameWrites, TableRows};
+use namegate_policy::identity::Identity;
+use namegate_policy::learned::Place;
+use namegate_policy::table::PolicyTable;
+
+pub use kernel::{EndpointRow, Kernel};
+
+use crate::state::{Effects, EndpointSpec, NameRules, TableEffect};
+
+/// What is in force in the kernel, as this agent wrote it.
+#[derive(Debug)]
+pub struct Apply<K> {
+    kernel: K,
+    identities: BTreeMap<Identity, InForce>,
+    endpoints: BTreeMap<u32, (EndpointSpec, EndpointRow)>,
+    /// Rows of an earlier agent, whose flows go on where the endpoint is the same.
+    inherited: BTreeMap<u32, EndpointRow>,
+    next_table: u32,
+    next_generation: u32,
+    next_epoch: u32,
+    /// Tables that no endpoint should name any more.
+    stale_tables: BTreeSet<u32>,
+    retry: Retry,
+}
+
+/// The table of one identity.
+#[derive(Debug)]
+struct InForce {
+    table: u32,
+    policy: Arc<PolicyTable>,
+    book: NameBook,
+}
+
+/// What could not be written.
+#[derive(Debug, Default)]
+struct Retry {
+    identities: BTreeSet<Identity>,
+    endpoints: BTreeMap<u32, Option<EndpointSpec>>,
+    ipcache: BTreeMap<IpAddr, Option<Identity>>,
+    resolvers: Option<BTreeMap<u8, IpAddr>>,
+}
+
+/// How a round of writes went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What failed, for people.
+    pub failures: Vec<String>,
+    /// Tables that came into force.
+    pub tables: BTreeMap<u32, Arc<PolicyTable>>,
+    /// Tables that went.
+    pub removed_tables: BTreeSet<u32>,
+    /// Learned addresses that could not be written.
+    pub unwritten: BTreeSet<Place>,
+    /// How many endpoints were written.
+    pub swaps: usize,
+}
+
+impl<K: Kernel> Apply<K> {
+    /// Takes over from an earlier agent that left these endpoints and tables in force.
+    pub fn new(kernel: K, inherited: BTreeMap<u32, EndpointRow>, tables: BTreeSet<u32>) -> Self {
+        let above = |numbers: &mut dyn Iterator<Item = u32>| numbers.max().unwrap_or(0) + 1;
+        Self {
+            kernel,
+            identities: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            next_table: above(&mut tables.iter().copied()),
+            next_generation: above(&mut inherited.values().map(|row| row.generation)),
+            next_epoch: above(&mut inherited.values().map(|row| row.epoch)),
+            inherited,
+            stale_tables: tables,
+            retry: Retry::default(),
+        }
+    }
+
+    /// The kernel's side.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Gives the kernel's side back.
+    pub fn into_kernel(self) -> K {
+        self.kernel
+    }
+
+    /// Whether something failed and has to be tried again.
+    pub fn needs_retry(&self) -> bool {
+        let retry = &self.retry;
+        !(retry.identities.is_empty()
+            && retry.endpoints.is_empty()
+            && retry.ipcache.is_empty()
+            && retry.resolvers.is_none())
+    }
+
+    /// The identities whose tables have to be tried again.
+    pub fn retry_identities(&self) -> BTreeSet<Identity> {
+        self.retry.identities.clone()
+    }
+
+    /// Writes what changed, and what failed before.
+    pub fn apply(&mut self, mut effects: Effects) -> Outcome {
+        let mut outcome = Outcome::default();
+        let retry = std::mem::take(&mut self.retry);
+        effects.ipcache = merge(retry.ipcache, effects.ipcache);
+        effects.endpoints = merge(retry.endpoints, effects.endpoints);
+        effects.resolvers = effects.resolvers.or(retry.resolvers);
+        // Those without a new table in this round stay to be tried.
+        self.retry.identities = retry.identities;
+
+        self.write_resolvers(effects.resolvers, &mut outcome);
+        let mut after = Vec::new();
+        for (identity, effect) in effects.tables {
+            self.retry.identities.remove(&identity);
+            self.replace_table(identity, &effect, &mut after, &mut outcome);
+        }
+        self.write_ipcache(effects.ipcache, &mut outcome);
+        for (ifindex, spec) in effects.endpoints {
+            match spec {
+                Some(spec) => self.put_endpoint(ifindex, spec, &mut outcome),
+                None => self.drop_endpoint(ifindex, &mut outcome),
+            }
+        }
+        self.swap_tables(&mut outcome);
+        for (identity, names) in after {
+            self.write_names(identity, names, &mut outcome);
+        }
+        let mut by_identity: BTreeMap<Identity, BTreeMap<IpAddr, Option<NameRules>>> =
+            BTreeMap::new();
+        for ((identity, address), rules) in effects.names {
+            by_identity.entry(identity).or_default().insert(address, rules);
+        }
+        for (identity, names) in by_identity {
+            self.write_names(identity, names, &mut outcome);
+        }
+        for identity in effects.retired {
+            self.retire(identity, &mut outcome);
+        }
+        self.remove_stale_tables(&mut outcome);
+        outcome
+    }
+
+    /// Ends the take-over: endpoints and tables that this agent does not know go.
+    pub fn finish_take_over(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        for ifindex in std::mem::take(&mut self.inherited).into_keys() {
+            if !self.endpoints.contains_key(&ifindex) {
+                self.drop_endpoint(ifindex, &mut outcome);
+            }
+        }
+        self.remove_stale_tables(&mut outcome);
+        outcome
+    }
+
+    fn write_resolvers(&mut self, resolvers: Option<BTreeMap<u8, IpAddr>>, outcome: &mut Outcome) {
+        if let Some(resolvers) = resolvers
+            && let Err(error) = self.kernel.set_resolvers(&resolvers)
+        {
+            outcome.fail("resolvers", &error);
+            self.retry.resolvers = Some(resolvers);
+        }
+    }
+
+    /// Writes the rows of an identity's new table, and what its learned addresses mean there. Nothing
+    /// uses it before [`Self::swap_tables`].
+    fn replace_table(
+        &mut self,
+        identity: Identity,
+        effect: &TableEffect,
+        after: &mut Vec<(Identity, BTreeMap<IpAddr, Option<NameRules>>)>,
+        outcome: &mut Outcome,
+    ) {
+        let table = self.next_table;
+        self.next_table += 1;
+        let what = || format!("policy table of identity {}", identity.number());
+        if let Err(error) = self.kernel.install(table, &TableRows::compile(table, &effect.table)) {
+            outcome.fail(&what(), &error);
+            self.retry.identities.insert(identity);
+            return;
+        }
+        let number = identity.number();
+        let mut book = match self.identities.get(&identity) {
+            Some(known) => known.book.clone(),
+            None => NameBook::new(number, table),
+        };
+        let rules = |address: Address| {
+            let rules = effect.names.get(&IpAddr::from(address)).copied().unwrap_or_default();
+            (rules.fresh, rules.live)
+        };
+        // Class rows of the old table that the move leaves behind go with that table.
+        let written = match book.retable(table, rules) {
+            Ok(retable) => {
+                self.kernel.write_names(&retable.before).map_err(|error| error.to_string())
+            }
+            Err(full) => Err(full.to_string()),
+        };
+        if let Err(error) = written {
+            outcome.failures.push(format!("learned addresses of {}: {error}", what()));
+            self.stale_tables.insert(table);
+            self.retry.identities.insert(identity);
+            return;
+        }
+        let in_force = InForce { table, policy: Arc::clone(&effect.table), book };
+        if let Some(old) = self.identities.insert(identity, in_force) {
+            self.stale_tables.insert(old.table);
+        }
+        outcome.tables.insert(table, Arc::clone(&effect.table));
+        let names = effect
+            .names
+            .iter()
+            .map(|(address, rules)| (*address, (!rules.live.is_empty()).then_some(*rules)));
+        after.push((identity, names.collect()));
+    }
+
+    fn write_ipcache(
+        &mut self,
+        changes: BTreeMap<IpAddr, Option<Identity>>,
+        outcome: &mut Outcome,
+    ) {
+        let gone: Vec<IpAddr> =
+            changes.iter().filter(|(_, who)| who.is_none()).map(|(address, _)| *address).collect();
+        let known: BTreeMap<IpAddr, Identity> =
+            changes.iter().filter_map(|(address, who)| Some((*address, (*who)?))).collect();
+        let written =
+            self.kernel.remove_identities(&gone).and_then(|()| self.kernel.put_identities(&known));
+        if let Err(error) = written {
+            outcome.fail("addresses of pods", &error);
+            self.retry.ipcache = changes;
+        }
+    }
+
+    /// Writes an endpoint's row, then attaches: an interface with programs and no row drops.
+    fn put_endpoint(&mut self, ifindex: u32, spec: EndpointSpec, outcome: &mut Outcome) {
+        let Some(in_force) = self.identities.get(&spec.identity) else {
+            // Its table could not be written: tried again with it, and closed until then.
+            outcome.failures.push(format!("Pod {}: its policy is not in place", spec.pod));
+            if let Err(error) = self.kernel.attach(ifindex) {
+                outcome.fail(&format!("interface {}", spec.interface), &error);
+            }
+            self.retry.endpoints.insert(ifindex, Some(spec));
+            return;
+        };
+        let (table, is_dns_governed) = (in_force.table, in_force.policy.names.is_governed());
+        let same_pod = |row: &EndpointRow| row.addresses == spec.addresses && row.mac == spec.mac;
+        let epoch = match (self.endpoints.get(&ifindex), self.inherited.get(&ifindex)) {
+            (Some((old, row)), _) if old.pod == spec.pod && same_pod(row) => row.epoch,
+            (None, Some(row)) if same_pod(row) => row.epoch,
+            _ => {
+                self.next_epoch += 1;
+                self.next_epoch - 1
+            }
+        };
+        let row = EndpointRow {
+            ifindex,
+            identity: spec.identity,
+            table,
+            generation: self.generation(),
+            epoch,
+            is_dns_governed,
+            mac: spec.mac,
+            addresses: spec.addresses.clone(),
+        };
+        let written = self.kernel.set_endpoint(&row).and_then(|()| self.kernel.attach(ifindex));
+        match written {
+            Ok(()) => {
+                outcome.swaps += 1;
+                self.endpoints.insert(ifindex, (spec, row));
+            }
+            Err(error) => {
+                outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
+                self.retry.endpoints.insert(ifindex, Some(spec));
+            }
+        }
+    }
+
+    fn drop_endpoint(&mut self, ifindex: u32, outcome: &mut Outcome) {
+        let written =
+            self.kernel.detach(ifindex).and_then(|()| self.kernel.remove_endpoint(ifindex));
+        self.endpoints.remove(&ifindex);
+        if let Err(error) = written {
+            outcome.fail(&format!("interface {ifindex}"), &error);
+            self.retry.endpoints.insert(ifindex, None);
+        }
+    }
+
+    /// Switches every endpoint whose identity has another table.
+    fn swap_tables(&mut self, outcome: &mut Outcome) {
+        let behind: Vec<u32> = self
+            .endpoints
+            .iter()
+            .filter(|(_, (spec, row))| {
+                let known = self.identities.get(&spec.identity);
+                known.is_some_and(|known| known.table != row.table)
+            })
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in behind {
+            if let Some((spec, _)) = self.endpoints.get(&ifindex).cloned() {
+                self.put_endpoint(ifindex, spec, outcome);
+            }
+        }
+    }
+
+    fn write_names(
+        &mut self,
+        identity: Identity,
+        names: BTreeMap<IpAddr, Option<NameRules>>,
+        outcome: &mut Outcome,
+    ) {
+        let Some(in_force) = self.identities.get_mut(&identity) else { return };
+        let mut writes = NameWrites::default();
+        let mut failure = None;
+        for (address, rules) in &names {
+            let address = Address::from(*address);
+            let Some(rules) = rules else {
+                in_force.book.remove(address, &mut writes);
+                continue;
+            };
+            let deadline = rules.deadline.as_nanos();
+            let book = &mut in_force.book;
+            if let Err(full) = book.set(address, deadline, &rules.fresh, &rules.live, &mut writes) {
+                failure = Some(full.to_string());
+            }
+        }
+        if let Err(error) = self.kernel.write_names(&writes) {
+            failure = Some(error.to_string());
+        }
+        if let Some(error) = failure {
+            outcome
+                .failures
+                .push(format!("learned addresses of identity {}: {error}", identity.number()));
+            outcome.unwritten.extend(names.keys().map(|address| (identity, *address)));
+            self.retry.identities.insert(identity);
+        }
+    }
+
+    fn retire(&mut self, identity: Identity, outcome: &mut Outcome) {
+        self.retry.identities.remove(&identity);
+        let Some(mut gone) = self.identities.remove(&identity) else { return };
+        let mut writes = NameWrites::default();
+        let held: Vec<Address> = gone.book.entries().map(|(address, _)| address).collect();
+        for address in held {
+            gone.book.remove(address, &mut writes);
+        }
+        if let Err(error) = self.kernel.write_names(&writes) {
+            outcome.fail(&format!("learned addresses of identity {}", identity.number()), &error);
+        }
+        self.stale_tables.insert(gone.table);
+    }
+
+    fn remove_stale_tables(&mut self, outcome: &mut Outcome) {
+        let in_use: BTreeSet<u32> = self
+            .endpoints
+            .values()
+            .map(|(_, row)| row.table)
+            .chain(self.inherited.values().map(|row| row.table))
+            .collect();
+        let removable: Vec<u32> = self.stale_tables.difference(&in_use).copied().collect();
+        for table in removable {
+            match self.kernel.remove_table(table) {
+                Ok(()) => {
+                    self.stale_tables.remove(&table);
+                    outcome.removed_tables.insert(table);
+                }
+                Err(error) => outcome.fail(&format!("policy table {table}"), &error),
+            }
+        }
+    }
+
+    fn generation(&mut self) -> u32 {
+        self.next_generation += 1;
+        self.next_generation - 1
+    }
+}
+
+impl Outcome {
+    fn fail(&mut self, what: &str, error: &dyn std::error::Error) {
+        let mut text = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        self.failures.push(text);
+    }
+}
+
+fn merge<K: Ord, V>(mut older: BTreeMap<K, V>, newer: BTreeMap<K, V>) -> BTreeMap<K, V> {
+    older.extend(newer);
+    older
+}

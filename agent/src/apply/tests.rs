@@ -1,0 +1,1 @@
+//! The order of writes, watched from outside.

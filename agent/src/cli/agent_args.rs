@@ -1,0 +1,161 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use super::duration;
+
+/// Options of `namegate agent`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A Pod says where it lives by the annotation `namegate.dev/netns: PATH` (its interface is found
+through the namespace) or `namegate.dev/interface: NAME`, and its addresses in `status.podIPs`.
+Without --detach-on-exit, enforcement stays pinned when the agent ends, and the next agent with the
+same --pin-dir takes it over; `namegate uninstall` ends it.")]
+pub struct AgentArgs {
+    /// Directory of manifests: *.yaml, *.yml and *.json, subdirectories included
+    #[arg(long, env = "NAMEGATE_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Follow the directory: what changes, appears or vanishes takes effect within a second
+    #[arg(long, env = "NAMEGATE_WATCH")]
+    pub watch: bool,
+    /// Write one JSON object per decision to this file; `-` for standard output
+    #[arg(long, env = "NAMEGATE_AUDIT_LOG", value_name = "FILE|-")]
+    pub audit_log: Option<PathBuf>,
+    /// A further resolver whose lookups go through the proxy; may be repeated
+    #[arg(
+        long = "resolver",
+        env = "NAMEGATE_RESOLVERS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub resolvers: Vec<IpAddr>,
+    /// Domain of the cluster, whose names always resolve
+    #[arg(
+        long,
+        env = "NAMEGATE_CLUSTER_DOMAIN",
+        value_name = "NAME",
+        default_value = "cluster.local"
+    )]
+    pub cluster_domain: String,
+    /// Range that pods get their addresses from; names never open it; may be repeated
+    #[arg(
+        long = "pod-cidr",
+        env = "NAMEGATE_POD_CIDRS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub pod_cidrs: Vec<IpNet>,
+    /// Range that services get their addresses from; names never open it; may be repeated
+    #[arg(
+        long = "service-cidr",
+        env = "NAMEGATE_SERVICE_CIDRS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses of the cluster's nodes; names never open them; may be repeated
+    #[arg(
+        long = "node-cidr",
+        env = "NAMEGATE_NODE_CIDRS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub node_cidrs: Vec<IpNet>,
+    /// Shortest time that an answer opens its addresses for
+    #[arg(long, env = "NAMEGATE_MIN_TTL", value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub min_ttl: Duration,
+    /// Time after an answer's TTL during which flows may still start
+    #[arg(long, env = "NAMEGATE_TTL_GRACE", value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    pub ttl_grace: Duration,
+    /// How long a lookup may take at the resolver
+    #[arg(long, env = "NAMEGATE_DNS_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub dns_timeout: Duration,
+    /// Whether a name may open private addresses outside the cluster's ranges
+    #[arg(long, env = "NAMEGATE_REBINDING_GUARD", value_enum, default_value = "standard")]
+    pub rebinding_guard: Guard,
+    /// Remove everything from the node at the end, as if the agent had never run
+    #[arg(long, env = "NAMEGATE_DETACH_ON_EXIT")]
+    pub detach_on_exit: bool,
+    /// Write the agent's process number here once everything of the first read is enforced
+    #[arg(long, env = "NAMEGATE_READY_FILE", value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// IPv4 address of the DNS proxy
+    #[arg(
+        long,
+        env = "NAMEGATE_PROXY_IPV4",
+        value_name = "ADDRESS",
+        default_value = "169.254.53.53"
+    )]
+    pub proxy_ipv4: Ipv4Addr,
+    /// IPv6 address of the DNS proxy
+    #[arg(
+        long,
+        env = "NAMEGATE_PROXY_IPV6",
+        value_name = "ADDRESS",
+        default_value = "fd6e:616d:6567:6174::53"
+    )]
+    pub proxy_ipv6: Ipv6Addr,
+    /// First port of the DNS proxy; one port for each resolver, at most 16
+    #[arg(long, env = "NAMEGATE_DNS_PORT", value_name = "PORT", default_value_t = 15300, value_parser = clap::value_parser!(u16).range(1024..=65520))]
+    pub dns_port: u16,
+    /// Where on the node the agent keeps its things
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Where on a node an agent keeps its things.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Directory on a BPF file system for programs and maps
+    #[arg(
+        long,
+        env = "NAMEGATE_PIN_DIR",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/namegate"
+    )]
+    pub pin_dir: PathBuf,
+    /// Directory for the lock and what is remembered across restarts; one for each --pin-dir under
+    /// /run/namegate unless given
+    #[arg(long, env = "NAMEGATE_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Name of the interface that lookups are handed to
+    #[arg(long, env = "NAMEGATE_LINK_NAME", value_name = "NAME", default_value = "namegate0", value_parser = link_name)]
+    pub link_name: String,
+}
+
+/// Whether a name may open private addresses (EP-9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guard {
+    /// It may, outside the cluster's ranges.
+    Standard,
+    /// Only for a peer with `allowPrivate: true`.
+    Strict,
+}
+
+impl NodeArgs {
+    /// The directory for the lock and the state file.
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| {
+            let name: String = self
+                .pin_dir
+                .to_string_lossy()
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+                .collect();
+            PathBuf::from("/run/namegate").join(name.trim_matches(['-', '.']))
+        })
+    }
+}
+
+/// An interface name that leaves room for the peer's suffix (IFNAMSIZ is 16 with the final zero).
+fn link_name(text: &str) -> Result<String, String> {
+    let fits = (1..=14).contains(&text.len());
+    if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 14 letters, digits, - or _".to_owned())
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line: what can be asked for, and the exit code that answers.
+
+mod agent_args;
+mod check;
+mod duration;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+pub use agent_args::{AgentArgs, Guard, NodeArgs};
+pub use check::{CheckArgs, Output};
+
+const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
+
+const EXAMPLES: &str = "\
+Examples:
+  namegate check examples/
+      Parse and validate manifests; nothing is enforced.
+  namegate agent --manifests /etc/namegate --watch --audit-log /var/log/namegate.jsonl
+      Enforce the policies of a directory, follow its changes, log every decision.
+  namegate agent --manifests examples/ --audit-log - --detach-on-exit
+      Try it out: log to standard output, leave the interfaces as found on Ctrl-C.
+  namegate uninstall
+      Stop enforcing on this node: detach the programs, remove maps and interface.
+
+Exit codes:
+  0  done; for `agent`: ended by SIGINT or SIGTERM
+  1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`: errors found;
+     `uninstall`: something is left behind
+  2  wrong usage: an unknown option, a path that does not exist";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "namegate", version, about = ABOUT, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// The agent's own log: error, warn, info, debug, trace, or a filter such as
+    /// `info,namegate_dns_proxy=debug`
+    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce policies on this node
+    Agent(Box<AgentArgs>),
+    /// Parse and validate manifests, and say what is wrong with them
+    Check(CheckArgs),
+    /// Remove everything that an agent left on this node
+    Uninstall(NodeArgs),
+    /// Print the version
+    Version,
+}
+
+/// Does what was asked and says how it went.
+pub fn run(cli: Cli) -> ExitCode {
+    let filter = match EnvFilter::try_new(&cli.log_level) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("namegate: --log-level {:?}: {error}", cli.log_level);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .init();
+    match cli.command {
+        Command::Agent(args) => {
+            if !args.manifests.is_dir() {
+                eprintln!(
+                    "namegate: --manifests {}: not a directory; name one that holds the manifests",
+                    args.manifests.display()
+                );
+                return ExitCode::from(2);
+            }
+            report(crate::agent::run(*args))
+        }
+        Command::Check(args) => check::run(&args),
+        Command::Uninstall(args) => report(crate::uninstall::run(&args)),
+        Command::Version => {
+            println!("namegate {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn report(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("namegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn agent_needs_manifests() {
+        assert!(Cli::try_parse_from(["namegate", "agent"]).is_err());
+        assert!(Cli::try_parse_from(["namegate", "agent", "--manifests", "x"]).is_ok());
+    }
+}

@@ -1,0 +1,85 @@
+//! The clocks of the agent: the monotonic one that deadlines live on, and wall time for records.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use namegate_policy::time::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The present on the clock that the kernel program reads.
+pub fn monotonic_now() -> Timestamp {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    Timestamp::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// Wall time of `at`, given what both clocks say.
+pub fn wall_time(at: Timestamp, now: Timestamp, wall: SystemTime) -> SystemTime {
+    if at > now {
+        wall + at.since(now)
+    } else {
+        wall.checked_sub(now.since(at)).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// `at` in UTC as RFC 3339 writes it, with microseconds.
+pub fn rfc3339(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil_from_days(days);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let micros = since.subsec_micros();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are
+/// counted from March so that the leap day is a year's last.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    const DAYS_TO_EPOCH: u64 = 719_468;
+    let shifted = days + DAYS_TO_EPOCH;
+    let (era, of_era) = (shifted / DAYS_OF_400_YEARS, shifted % DAYS_OF_400_YEARS);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3339_knows_the_calendar() {
+        let cases = [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
+            (1_735_689_600, "2025-01-01T00:00:00.000000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        }
+        let micros = UNIX_EPOCH + Duration::from_nanos(1_234_567);
+        assert_eq!(rfc3339(micros), "1970-01-01T00:00:00.001234Z");
+    }
+
+    #[test]
+    fn wall_time_follows_the_distance_between_the_clocks() {
+        let now = Timestamp::from_nanos(10_000_000_000);
+        let wall = UNIX_EPOCH + Duration::from_secs(100);
+        let at =
+            |seconds: u64| wall_time(Timestamp::from_nanos(seconds * 1_000_000_000), now, wall);
+        assert_eq!(at(7), UNIX_EPOCH + Duration::from_secs(97));
+        assert_eq!(at(12), UNIX_EPOCH + Duration::from_secs(102));
+    }
+
+    #[test]
+    fn monotonic_clock_moves_forward() {
+        let first = monotonic_now();
+        assert!(monotonic_now() >= first);
+    }
+}

@@ -1,0 +1,129 @@
+//! What the kernel says about interfaces and addresses of a network namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, where it has one of six octets.
+    pub mac: Option<[u8; 6]>,
+    /// Index of the interface that it is bound to: the other end of a veth, in whichever namespace.
+    pub peer: Option<u32>,
+    /// Whether the other end lives in another namespace.
+    pub peer_is_elsewhere: bool,
+    /// Whether it is the loopback interface.
+    pub is_loopback: bool,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// All interfaces of a namespace, by index.
+pub type Links = BTreeMap<u32, Link>;
+
+/// Why a namespace could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetlinkError {
+    /// The namespace's file cannot be opened.
+    #[error("cannot open the namespace")]
+    Open(#[source] io::Error),
+    /// The file is no network namespace, or it cannot be entered.
+    #[error("not a network namespace, or it cannot be entered")]
+    Enter(#[source] io::Error),
+    /// No netlink socket, or it broke.
+    #[error("cannot talk to the kernel's routing interface")]
+    Socket(#[source] io::Error),
+    /// The kernel refused a request.
+    #[error("the kernel refused to list interfaces")]
+    Request(#[from] rtnetlink::Error),
+    /// The thread that entered the namespace died.
+    #[error("the look into the namespace was cut off")]
+    Aborted,
+}
+
+/// Lists the interfaces of the namespace that `handle` was opened in.
+pub async fn list(handle: &rtnetlink::Handle) -> Result<Links, NetlinkError> {
+    let mut links = Links::new();
+    let mut messages = Box::pin(handle.link().get().execute());
+    while let Some(message) = messages.try_next().await? {
+        let link = read_link(&message);
+        links.insert(link.index, link);
+    }
+    let mut messages = Box::pin(handle.address().get().execute());
+    while let Some(message) = messages.try_next().await? {
+        let Some(link) = links.get_mut(&message.header.index) else {
+            continue;
+        };
+        for attribute in &message.attributes {
+            if let AddressAttribute::Address(address) | AddressAttribute::Local(address) = attribute
+            {
+                link.addresses.insert(*address);
+            }
+        }
+    }
+    Ok(links)
+}
+
+/// Lists the interfaces of the namespace at `path`, on a thread that enters it and ends there.
+pub async fn list_at(path: &Path) -> Result<Links, NetlinkError> {
+    let namespace = std::fs::File::open(path).map_err(NetlinkError::Open)?;
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // The receiver is gone where nobody asks any more.
+        let _ = answer.send(list_inside(&namespace));
+    });
+    answered.await.map_err(|_| NetlinkError::Aborted)?
+}
+
+fn list_inside(namespace: &impl AsFd) -> Result<Links, NetlinkError> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|errno| NetlinkError::Enter(errno.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetlinkError::Socket)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        let driver = tokio::spawn(connection);
+        let links = list(&handle).await;
+        driver.abort();
+        links
+    })
+}
+
+fn read_link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        peer: None,
+        peer_is_elsewhere: false,
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        addresses: BTreeSet::new(),
+    };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name.clone_from(name);
+        } else if let LinkAttribute::Address(octets) = attribute {
+            link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok();
+        } else if let LinkAttribute::Link(index) = attribute {
+            link.peer = Some(*index);
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            link.peer_is_elsewhere = true;
+        }
+    }
+    link
+}

@@ -1,0 +1,8 @@
+//! Where objects come from: the same differences whoever tells them.
+
+mod directory;
+mod follow;
+pub mod yaml;
+
+pub use directory::{Changes, Directory, Problem};
+pub use follow::follow;

@@ -1,0 +1,97 @@
+//! What the state's owner wants to be true outside: written by [`crate::apply`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use namegate_egress_bpf::abi::RuleSet;
+use namegate_policy::identity::Identity;
+use namegate_policy::learned::Place;
+use namegate_policy::resource::PodRef;
+use namegate_policy::table::PolicyTable;
+use namegate_policy::time::Timestamp;
+
+use crate::endpoints::Wanted;
+
+/// What changed with one event. What is not named stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Who addresses are; `None` where they are nobody's any more.
+    pub ipcache: BTreeMap<IpAddr, Option<Identity>>,
+    /// Identities whose policy table is another one.
+    pub tables: BTreeMap<Identity, TableEffect>,
+    /// Identities that no endpoint has any more.
+    pub retired: BTreeSet<Identity>,
+    /// Endpoints by host-side interface; `None` where there is none any more.
+    pub endpoints: BTreeMap<u32, Option<EndpointSpec>>,
+    /// Learned addresses that open other rules or until another time; `None` where they are
+    /// forgotten. Identities in `tables` have all of theirs there.
+    pub names: BTreeMap<Place, Option<NameRules>>,
+    /// The names of learned addresses, for records.
+    pub labels: BTreeMap<Place, Vec<Arc<str>>>,
+    /// The resolvers by slot, where they changed.
+    pub resolvers: Option<BTreeMap<u8, IpAddr>>,
+    /// The pods to look for, where they changed.
+    pub wanted: Option<Arc<Wanted>>,
+    /// What the operator has to know, each said once.
+    pub notices: Vec<String>,
+}
+
+/// A policy table to be put in force.
+#[derive(Clone, Debug)]
+pub struct TableEffect {
+    /// The table.
+    pub table: Arc<PolicyTable>,
+    /// All addresses that the identity learned, with what they open under this table.
+    pub names: BTreeMap<IpAddr, NameRules>,
+}
+
+/// What a learned address opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameRules {
+    /// The earliest deadline of the names behind `fresh` (EP-11).
+    pub deadline: Timestamp,
+    /// The rules of the names that are fresh.
+    pub fresh: RuleSet,
+    /// The rules of all names, expired ones included: for flows that live (EP-10).
+    pub live: RuleSet,
+}
+
+/// An endpoint as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// The pod.
+    pub pod: PodRef,
+    /// Name of the host-side interface.
+    pub interface: String,
+    /// The pod's identity.
+    pub identity: Identity,
+    /// The pod's MAC, where known.
+    pub mac: Option<[u8; 6]>,
+    /// The pod's addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Effects {
+    /// Adds what a later event changed.
+    pub fn absorb(&mut self, later: Self) {
+        self.ipcache.extend(later.ipcache);
+        self.tables.extend(later.tables);
+        self.retired.extend(later.retired);
+        self.endpoints.extend(later.endpoints);
+        self.names.extend(later.names);
+        self.labels.extend(later.labels);
+        self.resolvers = later.resolvers.or(self.resolvers.take());
+        self.wanted = later.wanted.or(self.wanted.take());
+        self.notices.extend(later.notices);
+    }
+
+    /// Whether policy, endpoints or resolvers changed, rather than learned addresses alone.
+    pub fn changes_policy(&self) -> bool {
+        !(self.ipcache.is_empty()
+            && self.tables.is_empty()
+            && self.retired.is_empty()
+            && self.endpoints.is_empty()
+            && self.resolvers.is_none())
+    }
+}

@@ -1,0 +1,305 @@
+//! The single owner of policies, endpoints, identities and learned addresses.
+//!
+//! [`State::handle`] takes one event and says what has to change outside. It reads no clock, does no
+//! input or output and knows no map; so everything here is tested without a kernel.
+
+mod desired;
+mod effects;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use namegate_policy::dns::{ClauseSet, ClusterNames};
+use namegate_policy::identity::Identity;
+use namegate_policy::inventory::Inventory;
+use namegate_policy::learned::{LearnError, Learned, Place};
+use namegate_policy::name::DnsName;
+use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
+use namegate_policy::resource::PodRef;
+use namegate_policy::rule::{Policy, PolicyRef};
+use namegate_policy::table::PolicyTable;
+use namegate_policy::time::Timestamp;
+
+use crate::endpoints::{Town, Wanted};
+use crate::resolvers::Slots;
+use crate::source;
+
+pub use effects::{Effects, EndpointSpec, NameRules, TableEffect};
+
+use names::{ClusterAddresses, NameClauses, Openings};
+
+/// What the agent was told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The domain whose names always resolve (EP-6).
+    pub cluster_domain: DnsName,
+    /// The ranges that names never open (EP-9).
+    pub ranges: ClusterRanges,
+    /// Whether names open private addresses.
+    pub guard: RebindingGuard,
+    /// How long answers open their addresses (EP-10).
+    pub window: Window,
+    /// Resolvers from the command line, then those of the node itself.
+    pub resolvers: Vec<IpAddr>,
+    /// Addresses of the agent's own interface, which are nobody's node address.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Whether the proxy listens on IPv6.
+    pub has_ipv6: bool,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Objects appeared, changed or vanished, all at once.
+    Objects(source::Changes),
+    /// The node's interfaces are others.
+    Town(Town),
+    /// A deadline may have passed.
+    Tick,
+    /// A look at all live flows that began at `since` found these addresses in use.
+    Swept {
+        /// When it began.
+        since: Timestamp,
+        /// Who has live flows, to where.
+        in_use: BTreeSet<Place>,
+    },
+}
+
+/// An answer that an identity got.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who asked.
+    pub identity: Identity,
+    /// The asked name.
+    pub name: DnsName,
+    /// The rules that it was decided to open, by the table of then.
+    pub clauses: ClauseSet,
+    /// Addresses with their TTL in seconds.
+    pub addresses: Vec<(IpAddr, u32)>,
+}
+
+/// What became of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taught {
+    /// Until when every opened address takes new flows; `None` where none was opened.
+    pub open_until: Option<Timestamp>,
+    /// Addresses that were not opened.
+    pub withheld: Vec<(IpAddr, Withheld)>,
+}
+
+/// Why an address was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The name resolves, and no rule opens it.
+    NoRule,
+    /// Names may not open such an address.
+    NotOpened(NotOpened),
+}
+
+/// Why an answer was not learned.
+#[derive(Debug, thiserror::Error)]
+pub enum TeachError {
+    /// The identity has no table any more, or the name is refused by the one in force.
+    #[error("the endpoint or its policy changed meanwhile")]
+    Stale,
+    /// A limit is reached.
+    #[error(transparent)]
+    Limit(#[from] LearnError),
+}
+
+/// Policies, endpoints, identities and learned addresses.
+#[derive(Debug)]
+pub struct State {
+    settings: Settings,
+    inventory: Inventory,
+    policies: BTreeMap<PolicyRef, Arc<Policy>>,
+    cluster_names: Arc<ClusterNames>,
+    built: BTreeMap<Identity, Arc<PolicyTable>>,
+    learned: Learned,
+    town: Town,
+    cluster: ClusterAddresses,
+    endpoints: BTreeMap<u32, EndpointSpec>,
+    ipcache: BTreeMap<IpAddr, Identity>,
+    wanted: Arc<Wanted>,
+    slots: Slots,
+    troubles: BTreeSet<String>,
+}
+
+impl State {
+    /// Nothing known.
+    pub fn new(settings: Settings) -> Self {
+        let nets = [&settings.ranges.pods, &settings.ranges.services, &settings.ranges.nodes];
+        let ranges: Vec<IpNet> = nets.into_iter().flatten().copied().collect();
+        let domain = settings.cluster_domain.clone();
+        let cluster_names = Arc::new(ClusterNames { domain, search: Vec::new(), ranges });
+        Self {
+            settings,
+            inventory: Inventory::default(),
+            policies: BTreeMap::new(),
+            cluster_names,
+            built: BTreeMap::new(),
+            learned: Learned::default(),
+            town: Town::default(),
+            cluster: ClusterAddresses::default(),
+            endpoints: BTreeMap::new(),
+            ipcache: BTreeMap::new(),
+            wanted: Arc::default(),
+            slots: Slots::default(),
+            troubles: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one event and says what has to change.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
+        match event {
+            Event::Objects(changes) => self.take_objects(changes),
+            Event::Town(town) => {
+                self.town = town;
+                self.bring_up_to_date(&BTreeSet::new())
+            }
+            Event::Tick => {
+                let due = self.learned.expire(now);
+                self.rewrite(due)
+            }
+            Event::Swept { since, in_use } => {
+                let mut due = self.learned.expire(now);
+                due.extend(self.learned.release(since, &in_use));
+                self.rewrite(due)
+            }
+        }
+    }
+
+    /// Learns an answer. On an error nothing changed.
+    pub fn teach(
+        &mut self,
+        answer: &Answer,
+        now: Timestamp,
+    ) -> Result<(Effects, Taught), TeachError> {
+        let table = self.built.get(&answer.identity).ok_or(TeachError::Stale)?;
+        let policy = Arc::clone(&table.names);
+        let clauses = NameClauses::of(&policy, &answer.name);
+        if clauses.all.is_empty() && !answer.clauses.is_empty() {
+            return Err(TeachError::Stale);
+        }
+        let openings = self.openings();
+        let mut taught = Taught::default();
+        let mut opened: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+        for &(address, ttl) in &answer.addresses {
+            match openings.judge(address, &clauses) {
+                Ok(rules) if rules.is_empty() => taught.withheld.push((address, Withheld::NoRule)),
+                Ok(_) => {}
+                Err(reason) => taught.withheld.push((address, Withheld::NotOpened(reason))),
+            }
+            opened.entry(ttl).or_default().insert(address);
+        }
+        for (ttl, addresses) in &opened {
+            let ttl = Duration::from_secs(u64::from(*ttl));
+            let deadline = self.settings.window.deadline(ttl, now);
+            self.learned.learn(answer.identity, &answer.name, addresses, deadline)?;
+        }
+        let places = answer.addresses.iter().map(|(address, _)| (answer.identity, *address));
+        let effects = self.rewrite(places.collect());
+        let is_open = |rules: &&NameRules| !rules.fresh.is_empty();
+        let rules = effects.names.values().flatten();
+        taught.open_until = rules.filter(is_open).map(|rules| rules.deadline).min();
+        Ok((effects, taught))
+    }
+
+    /// When the next deadline passes.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.learned.next_deadline()
+    }
+
+    /// The policy tables in force, by identity.
+    pub fn tables(&self) -> &BTreeMap<Identity, Arc<PolicyTable>> {
+        &self.built
+    }
+
+    /// The endpoints, by host-side interface.
+    pub fn endpoints(&self) -> &BTreeMap<u32, EndpointSpec> {
+        &self.endpoints
+    }
+
+    /// The pod that has this address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodRef> {
+        self.inventory.pod_at(address).map(|(pod, _)| &pod.reference)
+    }
+
+    /// The identity of a pod.
+    pub fn identity_of_pod(&self, pod: &PodRef) -> Option<Identity> {
+        self.inventory.identity_of(pod)
+    }
+
+    /// How many policies are known.
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// What identities learned.
+    pub fn learned(&self) -> &Learned {
+        &self.learned
+    }
+
+    /// Restores what an earlier agent learned for an identity; says whether there was room.
+    pub fn restore(
+        &mut self,
+        identity: Identity,
+        name: &DnsName,
+        address: IpAddr,
+        deadline: Timestamp,
+    ) -> bool {
+        self.learned.learn(identity, name, &BTreeSet::from([address]), deadline).is_ok()
+    }
+
+    /// The whole of what `identity` has to have in force, for writing it anew.
+    pub fn table_effect(&self, identity: Identity) -> Option<TableEffect> {
+        let table = Arc::clone(self.built.get(&identity)?);
+        let addresses = self.learned.addresses(identity);
+        let names = self.openings().rules(&self.learned, identity, &table.names, addresses);
+        Some(TableEffect { table, names })
+    }
+
+    /// The names of every learned address.
+    pub fn labels(&self) -> BTreeMap<Place, Vec<Arc<str>>> {
+        let mut labels = BTreeMap::new();
+        for identity in self.learned.identities() {
+            for address in self.learned.addresses(identity) {
+                let names = self.learned.leases((identity, address));
+                let names = names.map(|(name, _)| name.to_string().into()).collect();
+                labels.insert((identity, address), names);
+            }
+        }
+        labels
+    }
+
+    fn openings(&self) -> Openings<'_> {
+        Openings { ranges: &self.settings.ranges, guard: self.settings.guard, known: &self.cluster }
+    }
+
+    /// What these places open, given what is learned of them.
+    fn rewrite(&self, places: BTreeSet<Place>) -> Effects {
+        let mut effects = Effects::default();
+        let mut by_identity: BTreeMap<Identity, Vec<IpAddr>> = BTreeMap::new();
+        for (identity, address) in places {
+            by_identity.entry(identity).or_default().push(address);
+        }
+        for (identity, addresses) in by_identity {
+            for address in &addresses {
+                let names = self.learned.leases((identity, *address));
+                let names = names.map(|(name, _)| name.to_string().into()).collect();
+                effects.labels.insert((identity, *address), names);
+            }
+            let Some(table) = self.built.get(&identity) else { continue };
+            let rules = self.openings().rules(&self.learned, identity, &table.names, addresses);
+            let known = |rules: NameRules| (!rules.live.is_empty()).then_some(rules);
+            effects.names.extend(
+                rules.into_iter().map(|(address, rules)| ((identity, address), known(rules))),
+            );
+        }
+        effects
+    }
+}

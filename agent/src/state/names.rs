@@ -1,0 +1,122 @@
+//! What learned addresses open, under a policy table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use namegate_egress_bpf::abi::RuleSet;
+use namegate_policy::dns::NamePolicy;
+use namegate_policy::identity::Identity;
+use namegate_policy::learned::{Learned, Lease};
+use namegate_policy::name::DnsName;
+use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, refusal};
+use namegate_policy::time::Timestamp;
+
+use super::NameRules;
+
+/// Says which rules an address opens for a name (EP-9).
+#[derive(Debug)]
+pub(super) struct Openings<'a> {
+    pub(super) ranges: &'a ClusterRanges,
+    pub(super) guard: RebindingGuard,
+    /// Addresses of pods, nodes and services, as far as they are known one by one.
+    pub(super) known: &'a dyn KnownAddresses,
+}
+
+/// Who is known to have an address.
+pub(super) trait KnownAddresses: std::fmt::Debug {
+    /// Why a name may not open this address, apart from its range.
+    fn refusal(&self, address: IpAddr) -> Option<NotOpened>;
+}
+
+/// The rules of one name, decided once for all its addresses.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NameClauses {
+    /// Rules for any address.
+    pub(super) all: RuleSet,
+    /// Rules for private addresses under the strict guard.
+    pub(super) private: RuleSet,
+}
+
+impl NameClauses {
+    pub(super) fn of(policy: &NamePolicy, name: &DnsName) -> Self {
+        let all = RuleSet::of(policy.clauses(name));
+        let private = if policy.allows_private(name) { all } else { RuleSet::EMPTY };
+        Self { all, private }
+    }
+}
+
+impl Openings<'_> {
+    /// The rules that `address` opens for a name with these clauses, or why it opens none.
+    pub(super) fn judge(
+        &self,
+        address: IpAddr,
+        clauses: &NameClauses,
+    ) -> Result<RuleSet, NotOpened> {
+        if let Some(reason) = self.known.refusal(address) {
+            return Err(reason);
+        }
+        match refusal(address, self.ranges, self.guard, false) {
+            None => Ok(clauses.all),
+            Some(NotOpened::Private) if !clauses.private.is_empty() => Ok(clauses.private),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    /// What every address in `addresses` opens for `identity`.
+    pub(super) fn rules(
+        &self,
+        learned: &Learned,
+        identity: Identity,
+        policy: &NamePolicy,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> BTreeMap<IpAddr, NameRules> {
+        let mut decided: BTreeMap<DnsName, NameClauses> = BTreeMap::new();
+        let mut rules = BTreeMap::new();
+        for address in addresses {
+            let mut opened = NameRules { deadline: Timestamp::NEVER, ..NameRules::default() };
+            for (name, lease) in learned.leases((identity, address)) {
+                let clauses = match decided.get(name) {
+                    Some(clauses) => clauses,
+                    None => {
+                        decided.entry(name.clone()).or_insert_with(|| NameClauses::of(policy, name))
+                    }
+                };
+                let Ok(open) = self.judge(address, clauses) else { continue };
+                opened.live = opened.live.union(&open);
+                if let Lease::Fresh { deadline } = lease
+                    && !open.is_empty()
+                {
+                    opened.fresh = opened.fresh.union(&open);
+                    opened.deadline = opened.deadline.min(deadline);
+                }
+            }
+            if opened.fresh.is_empty() {
+                opened.deadline = Timestamp::default();
+            }
+            rules.insert(address, opened);
+        }
+        rules
+    }
+}
+
+/// The single addresses that only other peers than names open.
+#[derive(Debug, Default)]
+pub(super) struct ClusterAddresses {
+    pub(super) nodes: BTreeSet<IpAddr>,
+    pub(super) pods: BTreeSet<IpAddr>,
+    pub(super) services: BTreeSet<IpAddr>,
+}
+
+impl KnownAddresses for ClusterAddresses {
+    fn refusal(&self, address: IpAddr) -> Option<NotOpened> {
+        if self.nodes.contains(&address) {
+            Some(NotOpened::Node)
+        } else if self.pods.contains(&address) {
+            Some(NotOpened::Pod)
+        } else if self.services.contains(&address) {
+            Some(NotOpened::Service)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Leaving a node as it was found.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::cli::NodeArgs;
+use crate::lock::AgentLock;
+use crate::{link, preflight, remembered};
+
+/// Removes everything that an agent left; refuses while one runs.
+pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    preflight::check(&args.pin_dir)?;
+    let lock = AgentLock::take(&args.run_dir())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(clean(args))?;
+    remove_file(lock.path())?;
+    remove_empty(&args.run_dir());
+    println!("namegate: nothing of an agent is left on this node");
+    Ok(())
+}
+
+/// Removes pins, interface and state file. A pinned link is what holds a program on its interface: it
+/// goes with the pin.
+pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
+    match fs::remove_dir_all(&args.pin_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", args.pin_dir.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let (connection, handle, _) =
+        rtnetlink::new_connection().context("cannot talk to the kernel's routing interface")?;
+    let driver = tokio::spawn(connection);
+    let removed = link::remove(&handle, &args.link_name).await;
+    driver.abort();
+    removed?;
+    remove_file(&remembered::path(&args.run_dir()))
+}
+
+/// Removes a file; one that is not there is no error.
+pub fn remove_file(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes a directory where nothing else is in it.
+pub fn remove_empty(path: &Path) {
+    if let Err(error) = fs::remove_dir(path) {
+        tracing::debug!(path = %path.display(), %error, "the directory stays");
+    }
+}

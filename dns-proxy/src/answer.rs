@@ -32,6 +32,8 @@ pub struct Answer {
     /// For how many seconds the answer may be kept as a whole: the least TTL of its records, or the
     /// negative TTL (RFC 2308 section 5). `None` where it must not be kept.
     pub lifetime: Option<u32>,
+    /// Whether the answer says that there is nothing.
+    pub(crate) is_negative: bool,
     /// Where the TTLs stand in the message.
     pub(crate) ttls: Vec<u16>,
     /// Whether the message is a header alone, as servers send that could not read the question.
@@ -90,6 +92,7 @@ pub fn read(message: &[u8], query: &Query) -> Result<Answer, AnswerError> {
         rcode: Rcode(header.rcode()),
         addresses: Vec::new(),
         lifetime: None,
+        is_negative: false,
         ttls: Vec::new(),
         is_bare: is_bare(message, header),
     };
@@ -158,6 +161,7 @@ fn read_sections(
         return Err(AnswerError::Malformed);
     }
     let is_positive = records.iter().any(|record| record.kind == query.query_type.0);
+    answer.is_negative = !is_positive;
     answer.lifetime = match answer.rcode {
         Rcode::NOERROR if is_positive => least,
         Rcode::NOERROR | Rcode::NXDOMAIN => {

@@ -55,6 +55,31 @@ impl Default for Limits {
     }
 }
 
+/// What the cache may keep, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Octets of questions and answers; 0 keeps nothing.
+    pub octets: u64,
+    /// The longest that an answer is kept.
+    pub max: Duration,
+    /// The longest that an answer is kept that says there is nothing.
+    pub negative_max: Duration,
+    /// For how long an answer past its time may serve while the resolver is away (RFC 8767); `None`
+    /// never.
+    pub serve_stale: Option<Duration>,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            octets: 8 << 20,
+            max: Duration::from_secs(3600),
+            negative_max: Duration::from_secs(30),
+            serve_stale: None,
+        }
+    }
+}
+
 /// How long the proxy waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -97,6 +122,8 @@ pub struct Config {
     pub limits: Limits,
     /// Waiting times.
     pub timeouts: Timeouts,
+    /// The cache.
+    pub cache: CacheLimits,
 }
 
 /// Why the proxy cannot stand in for a resolver.

@@ -78,6 +78,12 @@ counters! {
     connections_refused = "connections-refused",
     /// Client connections closed because they were idle, slow or broken.
     connections_closed = "connections-closed",
+    /// Queries answered from the cache.
+    cache_hits = "cache-hits",
+    /// Queries that the cache had no fresh answer for.
+    cache_misses = "cache-misses",
+    /// Queries answered past the answer's time because the resolver was away.
+    cache_stale = "cache-stale",
     /// Queries sent upstream over UDP, repeats included.
     upstream_udp = "upstream-udp",
     /// Queries sent upstream over TCP.

@@ -11,6 +11,7 @@ use namegate_policy::rule::Origin;
 use namegate_policy::time::Timestamp;
 
 use crate::answer::{self, Answer, AnswerError};
+use crate::cache::{self, Cache, Key};
 use crate::clients::{Client, Clients};
 use crate::config::{Limits, Timeouts};
 use crate::counters::Counters;
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) log: Arc<dyn DecisionLog>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) loads: Loads,
+    pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
@@ -39,6 +41,8 @@ pub(crate) enum Admission {
     Drop,
     /// This is sent back.
     Reply(Vec<u8>),
+    /// The cache has the answer.
+    Cached(Box<Ask>, Vec<u8>),
     /// The upstream is asked.
     Resolve(Box<Ask>),
 }
@@ -47,10 +51,11 @@ pub(crate) enum Admission {
 pub(crate) struct Ask {
     pub(crate) query: Query,
     pub(crate) source: SocketAddr,
+    pub(crate) key: Key,
     client: Arc<Client>,
     allowance: Allowance,
     transport: Transport,
-    resolver: IpAddr,
+    resolver: SocketAddr,
     received: Timestamp,
     _permit: QueryPermit,
 }
@@ -67,7 +72,7 @@ pub(crate) struct Arrival<'a> {
     pub(crate) message: &'a [u8],
     pub(crate) source: SocketAddr,
     pub(crate) transport: Transport,
-    pub(crate) resolver: IpAddr,
+    pub(crate) resolver: SocketAddr,
     pub(crate) now: Timestamp,
 }
 
@@ -86,6 +91,7 @@ pub(crate) struct Lecture {
     ask: Ask,
     message: Vec<u8>,
     answer: Answer,
+    origin: Source,
     surplus: Vec<TaughtAddress>,
     now: Timestamp,
 }
@@ -121,6 +127,7 @@ impl Core {
         };
         let decision = client.names.decide(&query.name);
         let mut ask = Ask {
+            key: cache::key(&query, arrival.resolver),
             query,
             source: arrival.source,
             client,
@@ -132,25 +139,36 @@ impl Core {
         };
         match self.apply(decision, &mut ask, arrival.now) {
             Some(refusal) => Admission::Reply(refusal),
-            None => Admission::Resolve(Box::new(ask)),
+            None => match self.cache.fresh(&ask.key, arrival.now) {
+                Some(message) => {
+                    self.counters.cache_hits.increment();
+                    Admission::Cached(Box::new(ask), message)
+                }
+                None => {
+                    self.counters.cache_misses.increment();
+                    Admission::Resolve(Box::new(ask))
+                }
+            },
         }
     }
 
     /// Takes an upstream's answer, or why there is none, and says what happens next.
-    pub(crate) fn conclude(
-        &self,
-        mut ask: Ask,
-        outcome: Result<Vec<u8>, DnsFailure>,
-        now: Timestamp,
-    ) -> Conclusion {
+    pub(crate) fn conclude(&self, mut ask: Ask, outcome: Resolution, now: Timestamp) -> Conclusion {
         match self.confirm(&mut ask, now) {
             Confirmation::Stands => {}
             Confirmation::Gone => return Conclusion::Drop,
             Confirmation::Refused(reply) => return Conclusion::Reply(reply),
         }
-        let message = match outcome {
-            Ok(message) => message,
-            Err(failure) => return Conclusion::Reply(self.fail(&ask, failure, now)),
+        let (message, origin) = match outcome {
+            Resolution::Upstream(message) => (message, Source::Upstream),
+            Resolution::Cache(message) => (message, Source::Cache),
+            Resolution::Failed(failure) => match self.cache.stale(&ask.key, now) {
+                Some(message) => {
+                    self.counters.cache_stale.increment();
+                    (message, Source::Stale(failure))
+                }
+                None => return Conclusion::Reply(self.fail(&ask, failure, now)),
+            },
         };
         let mut answer = match answer::read(&message, &ask.query) {
             Ok(answer) => answer,
@@ -163,9 +181,12 @@ impl Core {
                 return Conclusion::Reply(self.fail(&ask, failure, now));
             }
         };
+        if matches!(origin, Source::Upstream) {
+            self.cache.keep(&ask.key, &message, &answer, now);
+        }
         let kept = answer.addresses.len().min(self.limits.answer_addresses);
         let surplus = answer.addresses.split_off(kept);
-        let lecture = Box::new(Lecture { ask, message, answer, surplus, now });
+        let lecture = Box::new(Lecture { ask, message, answer, origin, surplus, now });
         if lecture.answer.addresses.is_empty() {
             return Conclusion::Reply(lecture.finish(self, Ok(Learned::default()), now));
         }
@@ -261,6 +282,25 @@ impl Core {
     }
 }
 
+/// What the upstream or the cache said.
+#[derive(Clone)]
+pub(crate) enum Resolution {
+    /// The upstream's answer, just arrived.
+    Upstream(Vec<u8>),
+    /// An answer that was kept and is fresh.
+    Cache(Vec<u8>),
+    /// There is none.
+    Failed(DnsFailure),
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy)]
+enum Source {
+    Upstream,
+    Cache,
+    Stale(DnsFailure),
+}
+
 enum Confirmation {
     Stands,
     Gone,
@@ -278,7 +318,7 @@ impl Ask {
             rcode,
             addresses: Vec::new(),
             policies: self.allowance.origin.iter().cloned().collect(),
-            resolver: self.resolver,
+            resolver: self.resolver.ip(),
             transport: self.transport,
             latency: now.since(self.received),
             failure: None,
@@ -329,6 +369,11 @@ impl Lecture {
         };
         core.log.record(DecisionRecord {
             addresses: self.answered(&learned, ttl_max),
+            cached: !matches!(self.origin, Source::Upstream),
+            failure: match self.origin {
+                Source::Upstream | Source::Cache => None,
+                Source::Stale(failure) => Some(failure),
+            },
             ..self.ask.record(verdict, self.answer.rcode, now)
         });
         reply::release(

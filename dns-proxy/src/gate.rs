@@ -48,20 +48,20 @@ impl Query {
         &self.question
     }
 
-    /// What two queries have in common whose answers are the same: name, type, and what the
-    /// upstream is told beside.
-    pub(crate) fn key(&self) -> Box<[u8]> {
+    /// What two queries to one resolver have in common whose answers are the same: name, type, and
+    /// what the resolver is told beside. Has room for the resolver.
+    pub(crate) fn key(&self) -> Vec<u8> {
         let name = self.name.as_wire();
         let edns = match self.edns {
             None => 0,
             Some(Edns { dnssec_ok, .. }) => 1 + u8::from(dnssec_ok),
         };
-        let mut key = Vec::with_capacity(name.len() + 5);
+        let mut key = Vec::with_capacity(name.len() + 11);
         key.extend_from_slice(name);
         key.extend_from_slice(&self.query_type.0.to_be_bytes());
         key.extend_from_slice(&self.flags.to_be_bytes());
         key.push(edns);
-        key.into_boxed_slice()
+        key
     }
 
     /// The largest UDP answer that the pod takes.

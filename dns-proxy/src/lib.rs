@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod cache;
 pub mod clients;
 mod clock;
 pub mod config;
@@ -28,6 +29,6 @@ mod resolve;
 mod server;
 mod wire;
 
-pub use config::{Config, Limits, ResolverSlot, StartError, Timeouts};
+pub use config::{CacheLimits, Config, Limits, ResolverSlot, StartError, Timeouts};
 pub use counters::Counters;
 pub use server::{Proxy, Services};

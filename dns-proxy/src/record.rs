@@ -222,7 +222,7 @@ pub struct DecisionRecord {
     pub transport: Transport,
     /// From the arrival of the query to the departure of the answer.
     pub latency: Duration,
-    /// Why the verdict is [`DnsVerdict::Error`].
+    /// Why the verdict is [`DnsVerdict::Error`], or why an answer past its time was served.
     pub failure: Option<DnsFailure>,
     /// Whether the answer came from the proxy's cache.
     pub cached: bool,

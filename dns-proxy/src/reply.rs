@@ -110,14 +110,14 @@ pub(crate) fn release(
         place.copy_from_slice(&query.question);
     }
     if let Some(ttl_max) = ttl_max {
-        map_ttls(&mut message, answer, |ttl| ttl.min(ttl_max));
+        map_ttls(&mut message, &answer.ttls, |ttl| ttl.min(ttl_max));
     }
     message
 }
 
-/// Rewrites every TTL of the message that `answer` was read from.
-pub(crate) fn map_ttls(message: &mut [u8], answer: &Answer, map: impl Fn(u32) -> u32) {
-    for &at in &answer.ttls {
+/// Rewrites the TTLs that stand at the offsets `ttls`.
+pub(crate) fn map_ttls(message: &mut [u8], ttls: &[u16], map: impl Fn(u32) -> u32) {
+    for &at in ttls {
         if let Some(place) =
             message.get_mut(usize::from(at)..).and_then(|rest| rest.first_chunk_mut::<4>())
         {

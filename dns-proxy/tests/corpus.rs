@@ -5,13 +5,12 @@ use std::path::Path;
 #[path = "../fuzz/drive.rs"]
 mod drive;
 
+type Reader = fn(&[u8]);
+
 #[test]
 fn every_input_of_the_corpora_holds() {
-    let readers: [(&str, fn(&[u8])); 3] = [
-        ("gate", drive::gate),
-        ("answer", drive::answer),
-        ("frame", drive::frame),
-    ];
+    let readers: [(&str, Reader); 3] =
+        [("gate", drive::gate), ("answer", drive::answer), ("frame", drive::frame)];
     for (name, reader) in readers {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let mut inputs = 0;

@@ -114,7 +114,7 @@ impl Exchanges {
             return Err(failed(vec![ask], DnsFailure::Overloaded));
         }
         let message = reply::upstream_query(&ask.query, self.core.limits.udp_payload);
-        let key = ask.query.key();
+        let key = ask.key.clone();
         if let Some(exchange) = self.equal.get(&key).and_then(|serial| self.open.get_mut(serial)) {
             counters.upstream_merged.increment();
             exchange.asks.push(ask);

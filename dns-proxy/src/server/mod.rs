@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::cache::Cache;
 use crate::clients::Clients;
 use crate::config::{Config, ResolverSlot, StartError};
 use crate::counters::Counters;
@@ -68,6 +69,7 @@ impl Proxy {
             log: services.log,
             counters: Arc::new(Counters::default()),
             loads: Loads::new(&config.limits),
+            cache: Cache::new(&config.cache),
             limits: config.limits,
             timeouts: config.timeouts,
         });

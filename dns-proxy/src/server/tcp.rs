@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::Slot;
 use crate::clock;
-use crate::exchange::{Admission, Arrival, Ask, Conclusion};
+use crate::exchange::{Admission, Arrival, Ask, Conclusion, Resolution};
 use crate::frame::{self, Framer};
 use crate::record::Transport;
 use crate::reply;
@@ -82,6 +82,9 @@ async fn serve(slot: &Slot, mut stream: TcpStream, source: SocketAddr) -> io::Re
             match admit(slot, &message, source) {
                 Admission::Drop => {}
                 Admission::Reply(reply) => write(&mut stream, &reply, timeouts.tcp_write).await?,
+                Admission::Cached(ask, message) => {
+                    under_way.spawn(release(slot.clone(), *ask, Resolution::Cache(message)));
+                }
                 Admission::Resolve(ask) => {
                     under_way.spawn(resolve(slot.clone(), *ask));
                 }
@@ -116,14 +119,21 @@ fn admit(slot: &Slot, message: &[u8], source: SocketAddr) -> Admission {
         message,
         source,
         transport: Transport::Tcp,
-        resolver: slot.resolver.ip(),
+        resolver: slot.resolver,
         now: clock::now(),
     })
 }
 
 async fn resolve(slot: Slot, ask: Ask) -> Option<Vec<u8>> {
     let query = reply::upstream_query(&ask.query, slot.core.limits.udp_payload);
-    let outcome = slot.upstream.ask(query, ask.query.question.clone()).await;
+    let outcome = match slot.upstream.ask(query, ask.query.question.clone()).await {
+        Ok(message) => Resolution::Upstream(message),
+        Err(failure) => Resolution::Failed(failure),
+    };
+    release(slot, ask, outcome).await
+}
+
+async fn release(slot: Slot, ask: Ask, outcome: Resolution) -> Option<Vec<u8>> {
     match slot.core.conclude(ask, outcome, clock::now()) {
         Conclusion::Drop => None,
         Conclusion::Reply(reply) => Some(reply),

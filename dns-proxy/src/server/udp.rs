@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 
 use super::Slot;
 use crate::clock;
-use crate::exchange::{Admission, Arrival, Ask, Conclusion, Core};
-use crate::record::{DnsFailure, Transport};
+use crate::exchange::{Admission, Arrival, Ask, Conclusion, Core, Resolution};
+use crate::record::Transport;
 use crate::resolve::udp::{Done, Exchanges, Outcome};
 
 /// Queries taken in before answers get their turn.
@@ -91,12 +91,15 @@ impl Worker {
                 message: buffer.filled(),
                 source,
                 transport: Transport::Udp,
-                resolver: self.slot.resolver.ip(),
+                resolver: self.slot.resolver,
                 now,
             });
             match admission {
                 Admission::Drop => {}
                 Admission::Reply(reply) => send(&self.slot.core, &self.listener, &reply, source),
+                Admission::Cached(ask, message) => {
+                    self.release(cx, *ask, Resolution::Cache(message), now);
+                }
                 Admission::Resolve(ask) => {
                     if let Err(done) = self.exchanges.ask(*ask, now) {
                         self.done.push(done);
@@ -113,15 +116,15 @@ impl Worker {
             Outcome::Answered(message) => {
                 let last = asks.pop();
                 for ask in asks {
-                    self.release(cx, ask, Ok(message.clone()), now);
+                    self.release(cx, ask, Resolution::Upstream(message.clone()), now);
                 }
                 if let Some(ask) = last {
-                    self.release(cx, ask, Ok(message), now);
+                    self.release(cx, ask, Resolution::Upstream(message), now);
                 }
             }
             Outcome::Failed(failure) => {
                 for ask in asks {
-                    self.release(cx, ask, Err(failure), now);
+                    self.release(cx, ask, Resolution::Failed(failure), now);
                 }
             }
             Outcome::Truncated(query) => self.ask_whole(asks, query),
@@ -129,13 +132,7 @@ impl Worker {
     }
 
     /// Sends the answer to one pod, when the learner is done with it.
-    fn release(
-        &self,
-        cx: &mut Context<'_>,
-        ask: Ask,
-        outcome: Result<Vec<u8>, DnsFailure>,
-        now: Timestamp,
-    ) {
+    fn release(&self, cx: &mut Context<'_>, ask: Ask, outcome: Resolution, now: Timestamp) {
         let source = ask.source;
         let core = &self.slot.core;
         match core.conclude(ask, outcome, now) {
@@ -167,7 +164,10 @@ impl Worker {
         let slot = self.slot.clone();
         let listener = Arc::clone(&self.listener);
         tokio::spawn(async move {
-            let outcome = slot.upstream.ask(query, question).await;
+            let outcome = match slot.upstream.ask(query, question).await {
+                Ok(message) => Resolution::Upstream(message),
+                Err(failure) => Resolution::Failed(failure),
+            };
             for ask in asks {
                 let source = ask.source;
                 let now = clock::now();

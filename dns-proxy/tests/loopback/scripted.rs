@@ -9,7 +9,7 @@ use std::time::Duration;
 use namegate_dns_proxy::clients::{Client, Clients, EndpointLabel, NameRules};
 use namegate_dns_proxy::learner::{LearnError, Learned, Learner, Learning, Lesson};
 use namegate_dns_proxy::record::{DecisionLog, DecisionRecord};
-use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, Timeouts};
+use namegate_dns_proxy::{CacheLimits, Config, Limits, Proxy, ResolverSlot, Services, Timeouts};
 use namegate_policy::dns::{NameDecision, RefuseWith};
 use namegate_policy::identity::Identity;
 use namegate_policy::name::DnsName;
@@ -223,6 +223,7 @@ pub(crate) struct Script {
     pub(crate) learned: Option<Learned>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) cache: CacheLimits,
 }
 
 impl Default for Script {
@@ -231,6 +232,7 @@ impl Default for Script {
             ip: POD,
             learned: Some(Learned::default()),
             limits: Limits::default(),
+            cache: CacheLimits::default(),
             timeouts: Timeouts {
                 attempt: Duration::from_secs(5),
                 attempts: 2,
@@ -264,6 +266,7 @@ impl Script {
             }],
             limits: self.limits,
             timeouts: self.timeouts,
+            cache: self.cache,
         };
         let services = Services {
             clients: Arc::clone(&endpoints) as Arc<dyn Clients>,

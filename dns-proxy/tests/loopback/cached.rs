@@ -1,0 +1,86 @@
+//! Answers from the cache: the same order of things, without the resolver.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use namegate_dns_proxy::learner::Learned;
+use namegate_dns_proxy::record::{DnsFailure, DnsVerdict};
+use namegate_dns_proxy::{CacheLimits, Timeouts};
+
+use crate::scripted::*;
+
+async fn ask_and_answer(stage: &mut Stage, pod: &Pod, records: &[Record<'_>], name: &str) {
+    pod.ask(&mk_query(1, name, A)).await;
+    let asked = stage.resolver.next().await;
+    asked.answer(mk_answer(&asked.message, records)).await;
+}
+
+#[tokio::test]
+async fn cached_answer_opens_its_addresses_for_each_identity_first() {
+    let mut stage = Script::held().start().await;
+    let other: IpAddr = Ipv4Addr::new(127, 0, 0, 3).into();
+    stage.endpoints.set(other, "web", Arc::new(Rules));
+    let (first, second) = (stage.pod().await, stage.pod_at(other).await);
+    ask_and_answer(&mut stage, &first, &[a("shop.allowed", 60, 1)], "shop.allowed").await;
+    stage.lesson().await.end(Ok(Learned::default()));
+    first.reply().await;
+    assert!(!stage.record().await.cached);
+
+    second.ask(&mk_query(2, "SHOP.allowed", A)).await;
+    let held = stage.lesson().await;
+    assert_eq!(held.lesson.client.endpoint.pod.as_ref(), "web");
+    second.assert_nothing_came().await;
+    assert_eq!(stage.record().await.verdict, DnsVerdict::Denied);
+    held.end(Ok(Learned::default()));
+    let reply = second.reply().await;
+    assert_eq!((id_of(&reply), rcode_of(&reply)), (2, NOERROR));
+    assert_eq!(question_of(&reply), mk_question("SHOP.allowed", A));
+    assert!(stage.record().await.cached);
+    assert!(stage.resolver.asked.try_recv().is_err(), "the resolver was asked once");
+}
+
+#[tokio::test]
+async fn cache_serves_tcp_and_keeps_names_apart() {
+    let mut stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 60, 1)], "shop.allowed").await;
+    pod.reply().await;
+    let mut tcp = stage.tcp().await;
+    tcp.ask(&mk_query(2, "shop.allowed", A)).await;
+    assert_eq!(id_of(&tcp.reply().await), 2);
+    tcp.ask(&mk_query(3, "shop.allowed", AAAA)).await;
+    assert_eq!(stage.resolver.next().await.transport, "tcp", "another type is another question");
+}
+
+#[tokio::test]
+async fn stale_answer_serves_while_the_resolver_is_away() {
+    let mut stage = Script {
+        cache: CacheLimits {
+            serve_stale: Some(Duration::from_secs(60)),
+            max: Duration::from_nanos(1),
+            ..CacheLimits::default()
+        },
+        timeouts: Timeouts {
+            attempt: Duration::from_millis(30),
+            attempts: 1,
+            ..Timeouts::default()
+        },
+        ..Script::default()
+    }
+    .start()
+    .await;
+    let pod = stage.pod().await;
+    ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
+    pod.reply().await;
+    stage.record().await;
+
+    pod.ask(&mk_query(2, "shop.allowed", A)).await;
+    let reply = pod.reply().await;
+    assert_eq!((id_of(&reply), rcode_of(&reply)), (2, NOERROR));
+    assert_eq!(ttls_of(&reply), [30]);
+    let record = stage.record().await;
+    assert_eq!(record.verdict, DnsVerdict::Allowed);
+    assert_eq!(record.failure, Some(DnsFailure::UpstreamTimeout));
+    assert!(record.cached);
+}

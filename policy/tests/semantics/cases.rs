@@ -1,0 +1,250 @@
+//! The numbered lines of the semantics, as data: each case names the lines that it shows, is read
+//! from the same documents as users write, and is decided by the oracle and by policy tables.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use namegate_policy::dns::{NameDecision, RefuseWith};
+use namegate_policy::name::DnsName;
+use namegate_policy::object::{self, Object, ObjectError};
+use namegate_policy::oracle::{Flow, Oracle, Ruling, Verdict};
+use namegate_policy::resource::{Pod, PodRef};
+use namegate_policy::rule::{Direction, Protocol};
+use namegate_policy::testing::Case;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::engine::Compiled;
+
+const TOWN: &str = include_str!("cases/town.yaml");
+
+/// What one entry of a file says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// What is shown, beginning with the numbers of the lines.
+    claim: String,
+    /// Policies, beside the objects of the town.
+    #[serde(default)]
+    objects: Vec<Value>,
+    /// Objects that are refused, with a part of the message.
+    #[serde(default)]
+    refused: Vec<Refused>,
+    #[serde(default)]
+    learned: Vec<Learned>,
+    #[serde(default)]
+    flows: Vec<ExpectedFlow>,
+    #[serde(default)]
+    queries: Vec<ExpectedQuery>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refused {
+    object: Value,
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Learned {
+    pod: String,
+    name: String,
+    address: IpAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedFlow {
+    from: String,
+    to: String,
+    #[serde(default = "tcp")]
+    protocol: String,
+    #[serde(default)]
+    port: u16,
+    /// `none` for an end that is no pod.
+    #[serde(default)]
+    egress: Option<String>,
+    #[serde(default)]
+    ingress: Option<String>,
+    /// The objects and rules that decide, at the end that is asked about.
+    #[serde(default)]
+    by: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedQuery {
+    pod: String,
+    name: String,
+    /// `ungoverned`, `allowed`, `audit`, `search-miss`, `refused`, `nxdomain` or `empty`.
+    answer: String,
+    /// Whether its addresses are opened for some rule.
+    #[serde(default)]
+    opens: bool,
+}
+
+fn tcp() -> String {
+    "TCP".to_owned()
+}
+
+#[test]
+fn network_policy_cases_hold() {
+    check("network_policy", include_str!("cases/network_policy.yaml"));
+}
+
+#[test]
+fn egress_policy_cases_hold() {
+    check("egress_policy", include_str!("cases/egress_policy.yaml"));
+}
+
+fn check(file: &str, text: &str) {
+    let cases: Vec<Written> =
+        serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let town: Vec<Value> = serde_saphyr::from_str(TOWN).unwrap();
+    for written in cases {
+        let claim = format!("{file}: {}", written.claim);
+        let documents = town.iter().chain(&written.objects).cloned();
+        let objects: Vec<Object> = documents
+            .map(|document| parse(document).unwrap_or_else(|error| panic!("{claim}: {error}")))
+            .collect();
+        for Refused { object, message } in &written.refused {
+            let error = parse(object.clone()).err().unwrap_or_else(|| panic!("{claim}: accepted"));
+            assert!(error.to_string().contains(message), "{claim}: {error}");
+        }
+        check_case(&claim, &written, objects);
+    }
+}
+
+fn parse(document: Value) -> Result<Object, ObjectError> {
+    object::parse(document)
+}
+
+fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {
+    let case = Case {
+        own_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+        ranges: vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()],
+        learned: written
+            .learned
+            .iter()
+            .map(|one| (pod_ref(&one.pod), one.address, DnsName::parse(&one.name).unwrap()))
+            .collect(),
+        flows: Vec::new(),
+        objects,
+    };
+    let compiled = Compiled::new(&case);
+    let names_of = |pod: &Pod, address| compiled.names_of(pod, address);
+    let oracle = Oracle {
+        objects: &case.objects,
+        own_addresses: &case.own_addresses,
+        ranges: &case.ranges,
+        names_of: &names_of,
+    };
+    for expected in &written.flows {
+        check_flow(claim, &case, &compiled, &oracle, expected);
+    }
+    for expected in &written.queries {
+        let name = DnsName::parse(&expected.name).unwrap();
+        let found = compiled.decide_name(&pod_ref(&expected.pod), &name);
+        let shown = (answer(found.as_ref()), opens(found.as_ref()));
+        let wanted = (expected.answer.as_str(), expected.opens);
+        assert_eq!(shown, wanted, "{claim}: {} asks for {name}", expected.pod);
+    }
+}
+
+fn check_flow(
+    claim: &str,
+    case: &Case,
+    compiled: &Compiled,
+    oracle: &Oracle<'_>,
+    expected: &ExpectedFlow,
+) {
+    let (source, destination) = ends(case, expected);
+    let protocol = match expected.protocol.as_str() {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        "ICMP" => Protocol::Icmp,
+        "ICMPv6" => Protocol::Icmpv6,
+        other => panic!("{claim}: {other} is no protocol"),
+    };
+    let flow = Flow { source, destination, protocol, port: expected.port };
+    let what = format!("{claim}: {} to {} {}", expected.from, expected.to, expected.port);
+    let decision = oracle.decide(&flow);
+    for (direction, found, wanted) in [
+        (Direction::Egress, &decision.egress, &expected.egress),
+        (Direction::Ingress, &decision.ingress, &expected.ingress),
+    ] {
+        let (local, remote) = match direction {
+            Direction::Egress => (source, destination),
+            Direction::Ingress => (destination, source),
+        };
+        if let Some(by_table) = compiled.decide(direction, local, remote, &flow) {
+            assert_eq!(Some(&by_table), found.as_ref(), "{what}: {direction:?}, table and oracle");
+        }
+        let Some(wanted) = wanted else { continue };
+        assert_eq!(verdict(found.as_ref()), wanted, "{what}: {direction:?}");
+        if let (Some(by), Some(found)) = (&expected.by, found) {
+            assert_eq!(*by, origins(found), "{what}: {direction:?}");
+        }
+    }
+}
+
+/// The two addresses of a flow, of one family: that of the end that is written as an address.
+fn ends(case: &Case, expected: &ExpectedFlow) -> (IpAddr, IpAddr) {
+    let literal = |text: &str| text.parse::<IpAddr>().ok();
+    let is_v6 = [&expected.from, &expected.to]
+        .iter()
+        .find_map(|text| literal(text))
+        .is_some_and(|address| address.is_ipv6());
+    let address_of = |text: &str| {
+        literal(text).unwrap_or_else(|| {
+            let reference = pod_ref(text);
+            let pod = case.objects.iter().find_map(|object| match object {
+                Object::Pod(pod) if pod.reference == reference => Some(pod),
+                _ => None,
+            });
+            let mut addresses = pod.unwrap_or_else(|| panic!("no pod {text}")).addresses.iter();
+            *addresses.find(|address| address.is_ipv6() == is_v6).unwrap()
+        })
+    };
+    (address_of(&expected.from), address_of(&expected.to))
+}
+
+fn pod_ref(text: &str) -> PodRef {
+    let (namespace, name) = text.split_once('/').unwrap_or_else(|| panic!("no pod {text}"));
+    PodRef { namespace: namespace.into(), name: name.into() }
+}
+
+fn verdict(found: Option<&Ruling>) -> &'static str {
+    match found.map(|ruling| ruling.verdict) {
+        None => "none",
+        Some(Verdict::Forward) => "forward",
+        Some(Verdict::Audit) => "audit",
+        Some(Verdict::Drop) => "drop",
+    }
+}
+
+fn origins(found: &Ruling) -> Vec<String> {
+    let shown = found.origins.iter().map(|origin| match &origin.rule {
+        Some(rule) => format!("{} {rule}", origin.policy),
+        None => origin.policy.to_string(),
+    });
+    shown.collect()
+}
+
+fn answer(found: Option<&NameDecision>) -> &'static str {
+    match found {
+        None => "ungoverned",
+        Some(NameDecision::Allowed { audit: false, .. }) => "allowed",
+        Some(NameDecision::Allowed { audit: true, .. }) => "audit",
+        Some(NameDecision::SearchMiss) => "search-miss",
+        Some(NameDecision::Refused { with: RefuseWith::Refused, .. }) => "refused",
+        Some(NameDecision::Refused { with: RefuseWith::NxDomain, .. }) => "nxdomain",
+        Some(NameDecision::Refused { with: RefuseWith::Empty, .. }) => "empty",
+    }
+}
+
+fn opens(found: Option<&NameDecision>) -> bool {
+    matches!(found, Some(NameDecision::Allowed { clauses, .. }) if !clauses.is_empty())
+}

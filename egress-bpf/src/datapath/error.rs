@@ -43,6 +43,14 @@ pub enum DatapathError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// A test run was refused.
+    #[error("cannot run the kernel program `{name}` on a frame")]
+    Run {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
     /// The object has no such map or program.
     #[error("the kernel program has no `{name}`")]
     Missing {

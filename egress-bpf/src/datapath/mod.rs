@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod load;
 mod pods;
+mod run;
 mod sweep;
 mod tables;
 
@@ -24,12 +25,12 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
-use aya::programs::SchedClassifier;
 use namegate_policy::identity::Identity;
 
 pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
+pub use run::{Ran, RanVerdict};
 pub use sweep::Sweep;
 
 use crate::abi::{
@@ -138,13 +139,5 @@ impl Datapath {
     /// Whether a previous agent's maps were found and taken over.
     pub fn is_taken_over(&self) -> bool {
         self.is_taken_over
-    }
-
-    /// The program of a direction, for test runs.
-    pub fn program(
-        &mut self,
-        direction: crate::abi::Direction,
-    ) -> Result<&mut SchedClassifier, DatapathError> {
-        load::program(&mut self.ebpf, load::program_name(direction))
     }
 }

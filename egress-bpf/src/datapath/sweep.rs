@@ -1,6 +1,6 @@
 //! Removing dead flows, and finding out which learned addresses live ones use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use namegate_policy::identity::Identity;
@@ -43,6 +43,11 @@ impl Datapath {
         sweep.removed = dead.len();
         self.maps.flows.remove_all(&dead)?;
         Ok(sweep)
+    }
+
+    /// Every flow that the kernel has an entry of, expired ones included.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
+        Ok(self.maps.flows.read_all()?.into_iter().collect())
     }
 
     /// The identity of the endpoint that a flow belongs to; `None` where it is dead.

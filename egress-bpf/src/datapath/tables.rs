@@ -10,11 +10,11 @@ use aya::maps::PerCpuValues;
 use namegate_policy::identity::Identity;
 
 use super::error::DatapathError;
-use super::pods::{CidrTrieKey, TrieKey};
+use super::pods::CidrTrieKey;
 use super::{Datapath, EndpointEntry, Maps};
 use crate::abi::{
-    ADDRESSES_MAX, Address, CidrKey, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, HitKey,
-    Mac, PeerKey, PeerKind, PortKey, RuleSet, TableKey,
+    ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, HitKey, Mac,
+    PeerKey, PeerKind, PortKey, RuleSet, TableKey,
 };
 use crate::compile::{CidrRow, RowChanges, TableRows};
 
@@ -210,7 +210,8 @@ pub(super) fn hits_failed(what: &'static str, source: aya::maps::MapError) -> Da
 }
 
 impl EndpointEntry {
-    fn row(&self) -> Result<Endpoint, DatapathError> {
+    /// The row of `ENDPOINTS`.
+    pub fn row(&self) -> Result<Endpoint, DatapathError> {
         let mut addresses = [Address::UNSPECIFIED; ADDRESSES_MAX];
         if self.addresses.len() > ADDRESSES_MAX {
             return Err(DatapathError::TooManyAddresses {

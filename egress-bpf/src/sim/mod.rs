@@ -3,6 +3,8 @@
 //! [`Simulation`] holds the same rows as the kernel's maps and answers the same questions, so that
 //! `egress_verdict` can be asked without a kernel: by tests, and by whoever explains a verdict.
 
+pub mod frame;
+
 use std::collections::BTreeMap;
 
 use crate::abi::{

@@ -1,0 +1,69 @@
+//! Running the loaded program on a frame that is on no wire (`BPF_PROG_TEST_RUN`).
+
+use std::time::Duration;
+
+use aya::TestRun as _;
+use aya::programs::TestRunOptions;
+
+use super::error::DatapathError;
+use super::{Datapath, load};
+use crate::abi::Direction;
+
+/// What the kernel would do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RanVerdict {
+    /// Go on.
+    Next,
+    /// Drop.
+    Drop,
+    /// Hand to another interface.
+    Redirect,
+    /// A number that the program never returns.
+    Unknown(u32),
+}
+
+/// The outcome of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// What the program returned.
+    pub verdict: RanVerdict,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// How long a run took, on average.
+    pub duration: Duration,
+}
+
+impl Datapath {
+    /// Runs the program of a direction on a frame as if it crossed the loopback interface. The
+    /// kernel refuses frames too short for their IP header.
+    pub fn run(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Ran, DatapathError> {
+        let name = load::program_name(direction);
+        let program = load::program(&mut self.ebpf, name)?;
+        let mut out = vec![0; frame.len() + 64];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = program
+            .test_run(options)
+            .map_err(|source| DatapathError::Run { name, source: Box::new(source) })?;
+        out.truncate(usize::try_from(result.data_size_out).unwrap_or(0));
+        Ok(Ran {
+            verdict: match result.return_value {
+                0xffff_ffff => RanVerdict::Next,
+                2 => RanVerdict::Drop,
+                7 => RanVerdict::Redirect,
+                other => RanVerdict::Unknown(other),
+            },
+            frame: out,
+            duration: result.duration,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! The loaded program and its simulation, side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use namegate_egress_bpf::abi::{
+    ABI_VERSION, Address, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, Direction, Flow, FlowKey,
+    Mac,
+};
+use namegate_egress_bpf::compile::NameWrites;
+use namegate_egress_bpf::datapath::{
+    Datapath, Events, FlowEvent, Options, Ran, RanVerdict, Reason,
+};
+use namegate_egress_bpf::sim::Simulation;
+use namegate_egress_bpf::verdict::{Scene, Verdict};
+use namegate_policy::time::Timestamp;
+
+use crate::random::World;
+
+/// Interface that test runs happen on: the loopback.
+pub(crate) const IFINDEX: u32 = 1;
+
+pub(crate) struct Twin {
+    datapath: Datapath,
+    events: Events,
+    sim: Simulation,
+    told: Vec<FlowEvent>,
+    table: u32,
+    epoch: u32,
+    counted: BTreeMap<(Direction, Reason), u64>,
+}
+
+impl Twin {
+    /// Loads the program under a pin directory of its own.
+    pub(crate) fn open(name: &str) -> Result<Self> {
+        let pins = format!("/sys/fs/bpf/namegate-test-{name}-{}", std::process::id());
+        let options = Options { pin_root: PathBuf::from(pins), ..Options::default() };
+        let (datapath, events) = Datapath::open(&options)?;
+        Ok(Self {
+            datapath,
+            events,
+            sim: Simulation::default(),
+            told: Vec::new(),
+            table: 0,
+            epoch: 0,
+            counted: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn close(self) -> Result<()> {
+        Ok(self.datapath.detach_all()?)
+    }
+
+    /// Empties both sides and fills them with a world.
+    pub(crate) fn enter(&mut self, world: &World) -> Result<()> {
+        let config = &world.settings;
+        self.datapath.configure(config)?;
+        self.datapath.set_resolvers(&world.resolvers)?;
+        let known: Vec<IpAddr> = self.datapath.identities()?.into_keys().collect();
+        self.datapath.remove_identities(&known)?;
+        self.datapath.put_identities(&world.identities)?;
+        self.datapath.set_ranges(&world.ranges)?;
+        let known = self.datapath.names()?;
+        let forget =
+            NameWrites { delete_entries: known.into_keys().collect(), ..NameWrites::default() };
+        self.datapath.write_names(&forget)?;
+        self.sim = Simulation {
+            config: Some(sim_config(world)),
+            resolvers: world
+                .resolvers
+                .iter()
+                .map(|(slot, ip)| (u32::from(*slot), Address::from(*ip)))
+                .collect(),
+            ipcache: world
+                .identities
+                .iter()
+                .map(|(ip, identity)| (Address::from(*ip), identity.number()))
+                .collect(),
+            ranges: world
+                .ranges
+                .iter()
+                .map(|(net, identity)| {
+                    let length =
+                        u32::from(net.prefix_len()) + if net.addr().is_ipv4() { 96 } else { 0 };
+                    ((Address::from(net.network()), length), identity.number())
+                })
+                .collect(),
+            ..Simulation::default()
+        };
+        self.epoch += 1;
+        self.change_policy(world)?;
+        // Flows of earlier epochs are nobody's.
+        self.datapath.sweep(Timestamp::from_nanos(0))?;
+        self.counted = self.datapath.counters()?.packets;
+        while self.events.next_event().is_some() {}
+        self.told.clear();
+        Ok(())
+    }
+
+    /// Puts the world's policy in force as another table.
+    pub(crate) fn change_policy(&mut self, world: &World) -> Result<()> {
+        let before = self.table;
+        self.table += 1;
+        let rows = world.rows(self.table);
+        self.datapath.install(self.table, &rows)?;
+        self.sim.install(&rows);
+        let names = world.names(self.table);
+        self.datapath.write_names(&names)?;
+        self.sim.rows.peers.extend(&names.classes);
+        self.sim.names.extend(&names.entries);
+        let endpoint = world.endpoint(IFINDEX, self.table, self.epoch);
+        self.datapath.set_endpoint(&endpoint)?;
+        self.sim.endpoints.insert(IFINDEX, endpoint.row()?);
+        Ok(self.datapath.remove_table(before)?)
+    }
+
+    /// Judges a frame on both sides.
+    pub(crate) fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<(Ran, Verdict)> {
+        let ran = self.datapath.run(direction, frame, 1)?;
+        let scene = Scene { ifindex: IFINDEX, direction, now_ns: world_now() };
+        let (verdict, event) = self.sim.judge(frame, &scene);
+        self.told.extend(event.as_ref().and_then(FlowEvent::from_record));
+        let expected = match verdict {
+            Verdict::Forward(_) | Verdict::FromProxy { .. } => RanVerdict::Next,
+            Verdict::Drop(_) => RanVerdict::Drop,
+            Verdict::ToProxy { .. } => RanVerdict::Redirect,
+        };
+        ensure!(ran.verdict == expected, "kernel {:?}, host {verdict:?}", ran.verdict);
+        Ok((ran, verdict))
+    }
+
+    /// How long the kernel takes for a frame, on average.
+    pub(crate) fn cost(&mut self, direction: Direction, frame: &[u8]) -> Result<Duration> {
+        Ok(self.datapath.run(direction, frame, 1_000_000)?.duration)
+    }
+
+    /// Compares everything that the frames since [`Twin::enter`] left behind, and tells what
+    /// verdicts there were.
+    pub(crate) fn compare(&mut self) -> Result<BTreeSet<(Direction, Reason)>> {
+        let told = std::mem::take(&mut self.told);
+        for (number, expected) in told.iter().enumerate() {
+            let event = self.events.next_event().context("the kernel told less")?;
+            let event = FlowEvent { time: expected.time, ..event };
+            ensure!(event == *expected, "record {number}: kernel {event:?}, host {expected:?}");
+        }
+        ensure!(self.events.next_event().is_none(), "the kernel told more");
+
+        let mut counted = self.datapath.counters()?.packets;
+        for (key, before) in &self.counted {
+            if let Some(count) = counted.get_mut(key) {
+                *count -= before;
+            }
+        }
+        counted.retain(|_, count| *count != 0);
+        let expected: BTreeMap<(Direction, Reason), u64> = self
+            .sim
+            .counters
+            .iter()
+            .filter_map(|((direction, number), count)| {
+                Some(((*direction, Reason::from_number(*number)?), *count))
+            })
+            .collect();
+        ensure!(counted == expected, "counters: kernel {counted:?}, host {expected:?}");
+
+        for ((table, direction, clause), count) in self.datapath.hits()? {
+            let key =
+                namegate_egress_bpf::abi::HitKey { table, direction: direction as u16, clause };
+            let expected = self.sim.hits.get(&key).copied().unwrap_or(0);
+            ensure!(count == expected, "hits of {key:?}: kernel {count}, host {expected}");
+        }
+
+        let flows: BTreeMap<FlowKey, Flow> = without_times(self.datapath.flows()?);
+        let expected = without_times(self.sim.flows.clone());
+        for (key, flow) in &expected {
+            let found = flows.get(key);
+            ensure!(found == Some(flow), "{key:?}: kernel {found:?}, host {flow:?}");
+        }
+        ensure!(flows.len() == expected.len(), "the kernel knows more flows");
+        Ok(counted.into_keys().collect())
+    }
+}
+
+/// The host's clock stands still: later than every expired name, earlier than every other.
+fn world_now() -> u64 {
+    1 << 32
+}
+
+fn without_times(flows: BTreeMap<FlowKey, Flow>) -> BTreeMap<FlowKey, Flow> {
+    let still = |(key, flow)| (key, Flow { created_ns: 0, seen_ns: 0, ..flow });
+    flows.into_iter().map(still).collect()
+}
+
+fn sim_config(world: &World) -> Config {
+    let mut flags = 0;
+    if world.settings.judges_other_protocols {
+        flags |= CONFIG_OTHER_PROTOCOLS;
+    }
+    if !world.ranges.is_empty() {
+        flags |= CONFIG_RANGES;
+    }
+    let proxy = world.settings.proxy.as_ref();
+    Config {
+        abi_version: ABI_VERSION,
+        flags,
+        proxy_ifindex: proxy.map_or(0, |proxy| proxy.ifindex),
+        proxy_port: proxy.map_or(0, |proxy| proxy.port),
+        proxy_mac: Mac(proxy.map_or([0; 6], |proxy| proxy.mac)),
+        proxy_v4: proxy.map_or(Address::UNSPECIFIED, |proxy| IpAddr::V4(proxy.v4).into()),
+        proxy_v6: proxy.map_or(Address::UNSPECIFIED, |proxy| IpAddr::V6(proxy.v6).into()),
+    }
+}

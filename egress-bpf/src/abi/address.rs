@@ -45,6 +45,12 @@ impl Address {
         self.0[0] == 0xff
     }
 
+    /// Whether this is an IPv6 multicast address of link-local scope (RFC 4291 section 2.7).
+    #[inline(always)]
+    pub const fn is_link_multicast_v6(&self) -> bool {
+        self.0[0] == 0xff && self.0[1] & 0xf == 2
+    }
+
     /// Whether the two are one address; eight octets at a time.
     #[inline(always)]
     pub fn is(&self, other: &Self) -> bool {

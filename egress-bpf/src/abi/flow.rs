@@ -7,6 +7,9 @@ pub const FLOW_ESTABLISHED: u8 = 1;
 /// A TCP flow after a FIN or RST.
 pub const FLOW_CLOSING: u8 = 2;
 
+/// A flow that a changed policy cut: kept, so that the other end cannot bring it back.
+pub const FLOW_REVOKED: u8 = 3;
+
 /// Key of `FLOWS`: a flow as its endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]

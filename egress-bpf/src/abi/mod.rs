@@ -18,7 +18,8 @@ pub use config::{CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, RESOLVERS_MAX};
 pub use endpoint::{ADDRESSES_MAX, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint};
 pub use event::{Event, EventVerdict, NO_CLAUSE};
 pub use flow::{
-    FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, Flow, FlowKey, Fragment, FragmentKey,
+    FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, Flow, FlowKey, Fragment,
+    FragmentKey,
 };
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
 pub use ruleset::{RULES_MAX, RuleSet, WORDS};

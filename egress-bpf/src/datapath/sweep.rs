@@ -8,7 +8,7 @@ use namegate_policy::time::Timestamp;
 
 use super::Datapath;
 use super::error::DatapathError;
-use crate::abi::{Direction, Flow, FlowKey};
+use crate::abi::{Direction, FLOW_REVOKED, Flow, FlowKey};
 use crate::verdict::flow_is_expired;
 
 /// What a sweep found.
@@ -33,7 +33,7 @@ impl Datapath {
             match self.owner(&key, &flow, now) {
                 Some(identity) => {
                     sweep.live += 1;
-                    if flow.initiator == Direction::Egress as u8 {
+                    if flow.initiator == Direction::Egress as u8 && flow.state != FLOW_REVOKED {
                         sweep.in_use.insert((identity, key.remote.into()));
                     }
                 }

@@ -33,6 +33,7 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
     let scene = Scene {
         ifindex: packet.ifindex(),
         direction,
+        is_from_node: packet.is_from_node(),
         // SAFETY: the helper takes nothing and reads a clock.
         now_ns: unsafe { bpf_ktime_get_coarse_ns() },
     };

@@ -15,6 +15,13 @@ impl Skb {
         // SAFETY: the context is the one that the kernel called the program with.
         unsafe { (*self.0.skb.skb).ifindex }
     }
+
+    /// Whether no interface received the packet.
+    #[inline(always)]
+    pub(crate) fn is_from_node(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+    }
 }
 
 impl Packet for Skb {

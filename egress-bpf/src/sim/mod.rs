@@ -163,10 +163,6 @@ impl Maps for Simulation {
         Ok(())
     }
 
-    fn remove_flow(&mut self, key: &FlowKey) {
-        self.flows.remove(key);
-    }
-
     fn fragment(&self, key: &FragmentKey) -> Option<&Fragment> {
         self.fragments.get(key)
     }

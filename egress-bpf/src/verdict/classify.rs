@@ -18,6 +18,8 @@ pub(super) enum Standing {
     Opened,
     /// Let through before: names count for as long as user space keeps them for live flows.
     Live,
+    /// Let through before because the node itself opened it.
+    LiveFromNode,
 }
 
 /// Asks the rules about the flow of `case`, and leaves in it which of them decided.
@@ -33,8 +35,18 @@ pub(super) fn judge<M: Maps>(
     case.remote_identity = identity(maps, remote);
     case.clause = NO_CLAUSE;
     case.audit = NO_CLAUSE;
-    // The node reaches its own endpoints whatever the policy: probes depend on it.
-    if case.remote_identity == IDENTITY_HOST && matches!(case.opener, Direction::Ingress) {
+    // The node reaches its own endpoints whatever the policy: probes depend on it. What others send
+    // through the node under its address, translated or forged, is judged.
+    let is_open_to_node = match standing {
+        // Of a packet that leaves it is only asked whether the node may have opened the flow.
+        Standing::Opened => scene.is_from_node || matches!(scene.direction, Direction::Egress),
+        Standing::Live => false,
+        Standing::LiveFromNode => true,
+    };
+    if case.remote_identity == IDENTITY_HOST
+        && matches!(case.opener, Direction::Ingress)
+        && is_open_to_node
+    {
         return Ok(());
     }
     let key = TableKey { table: case.table, direction: case.opener as u32 };
@@ -84,7 +96,7 @@ fn join(matching: &mut RuleSet, row: Option<&RuleSet>, words: usize) {
 
 /// Who an address is.
 #[inline(always)]
-fn identity<M: Maps>(maps: &M, remote: &Address) -> u32 {
+pub(super) fn identity<M: Maps>(maps: &M, remote: &Address) -> u32 {
     if let Some(identity) = maps.identity(remote) {
         return identity;
     }
@@ -143,7 +155,7 @@ fn names<'a, M: Maps>(
     let learned = NameKey { identity: case.identity, address: *remote };
     let entry = maps.name(&learned)?;
     let class = match standing {
-        Standing::Live => entry.live_class,
+        Standing::Live | Standing::LiveFromNode => entry.live_class,
         Standing::Opened if scene.now_ns < entry.deadline_ns => entry.class,
         Standing::Opened => 0,
     };

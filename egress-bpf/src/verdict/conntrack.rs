@@ -8,7 +8,7 @@ use super::classify::{self, Standing};
 use super::{Case, Full, Maps, Scene, Verdict, judges_other_protocols};
 use crate::abi::{
     Direction, DropReason, ECHO_PORT_V4, ECHO_PORT_V6, FLOW_CLOSING, FLOW_ESTABLISHED,
-    FLOW_OPENING, Flow, FlowKey, HitKey, NO_CLAUSE, Pass, PortClass,
+    FLOW_OPENING, FLOW_REVOKED, Flow, FlowKey, HitKey, NO_CLAUSE, Pass, PortClass,
 };
 use crate::packet::{
     Embedded, Headers, Kind, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, protocol,
@@ -16,9 +16,10 @@ use crate::packet::{
 
 const SECOND_NS: u64 = 1_000_000_000;
 const TCP_OPENING_NS: u64 = 60 * SECOND_NS;
-const TCP_CLOSING_NS: u64 = 120 * SECOND_NS;
 // RFC 5382 asks for two hours and four minutes at least.
 const TCP_ESTABLISHED_NS: u64 = 7_500 * SECOND_NS;
+/// After the last packet of a flow that was closed or cut.
+const ENDED_NS: u64 = 120 * SECOND_NS;
 const OTHER_OPENING_NS: u64 = 30 * SECOND_NS;
 // RFC 4787 asks for two minutes at least and recommends five.
 const OTHER_ESTABLISHED_NS: u64 = 300 * SECOND_NS;
@@ -30,7 +31,7 @@ pub const fn flow_is_expired(number: u8, flow: &Flow, now_ns: u64) -> bool {
         // Counted from the start, so that repeated SYNs do not outlive the rule that let one out.
         (protocol::TCP, FLOW_OPENING) => (flow.created_ns, TCP_OPENING_NS),
         (protocol::TCP, FLOW_ESTABLISHED) => (flow.seen_ns, TCP_ESTABLISHED_NS),
-        (protocol::TCP, _) => (flow.seen_ns, TCP_CLOSING_NS),
+        (protocol::TCP, _) | (_, FLOW_REVOKED) => (flow.seen_ns, ENDED_NS),
         (_, FLOW_OPENING) => (flow.seen_ns, OTHER_OPENING_NS),
         _ => (flow.seen_ns, OTHER_ESTABLISHED_NS),
     };
@@ -38,11 +39,14 @@ pub const fn flow_is_expired(number: u8, flow: &Flow, now_ns: u64) -> bool {
 }
 
 /// What the flow table says of a packet.
+#[derive(Clone, Copy)]
 enum Known {
     /// Its flow was judged under the current generation.
     Current,
-    /// Its flow was judged before, and opened by this side.
-    Stale(Direction),
+    /// Its flow was judged under another one, and opened by this side.
+    Stale(Direction, Standing),
+    /// Its flow was cut, and this packet comes from who opened it.
+    Revoked,
     /// It would be the first of a flow.
     Absent,
 }
@@ -55,11 +59,26 @@ pub(super) fn track<M: Maps>(
     case: &mut Case,
 ) -> Result<Verdict, DropReason> {
     let key = case.flow_key(scene);
-    match known(maps, scene, case, &key)? {
-        Known::Current => Ok(Verdict::Forward(Pass::Known)),
-        Known::Stale(opener) => again(maps, scene, case, &key, opener),
-        Known::Absent => first(maps, scene, case, &key),
+    let known = known(maps, scene, case, &key)?;
+    let (opener, standing) = match known {
+        Known::Current => return Ok(Verdict::Forward(Pass::Known)),
+        Known::Stale(opener, standing) => (opener, standing),
+        Known::Revoked | Known::Absent => (scene.direction, Standing::Opened),
+    };
+    if !matches!(known, Known::Stale(..)) {
+        refuse_unopened(maps, case)?;
     }
+    let is_midway =
+        matches!(known, Known::Absent) && is_tcp(&case.headers) && !is_syn(&case.headers);
+    let outcome = judge(maps, scene, case, &key, opener, standing, is_midway);
+    if let Known::Stale(..) = known {
+        return settle(maps, scene, case, &key, outcome);
+    }
+    if !matches!(outcome, Err(DropReason::NoFlow)) {
+        count(maps, case);
+    }
+    outcome?;
+    begin(maps, scene, case, &key)
 }
 
 #[inline(always)]
@@ -77,20 +96,25 @@ fn known<M: Maps>(
     }
     let opener = opener(flow);
     let is_reply = opener as u8 != scene.direction as u8;
-    if is_syn(&case.headers) && flow.state != FLOW_OPENING {
-        // A new connection between the same ports: judged like any other. From the side that did
-        // not open the old one it has to wait until that ended.
-        return if is_reply && flow.state == FLOW_ESTABLISHED {
-            Err(DropReason::NoFlow)
-        } else {
-            Ok(Known::Absent)
-        };
+    if is_syn(&case.headers) {
+        // Between the same ports a connection can only follow one that ended, except that its
+        // opener may begin anew whenever it wants to. Either is judged like any other.
+        let has_ended = matches!(flow.state, FLOW_CLOSING | FLOW_REVOKED);
+        if is_reply && !has_ended {
+            return Err(DropReason::NoFlow);
+        }
+        if flow.state != FLOW_OPENING {
+            return Ok(Known::Absent);
+        }
     }
-    if is_reply && is_syn(&case.headers) {
-        return Err(DropReason::NoFlow);
+    if flow.state == FLOW_REVOKED {
+        flow.seen_ns = scene.now_ns;
+        return if is_reply { Err(DropReason::Revoked) } else { Ok(Known::Revoked) };
     }
     if flow.generation != case.generation {
-        return Ok(Known::Stale(opener));
+        let standing =
+            if flow.clause == NO_CLAUSE { Standing::LiveFromNode } else { Standing::Live };
+        return Ok(Known::Stale(opener, standing));
     }
     note(flow, scene, case);
     Ok(Known::Current)
@@ -112,45 +136,9 @@ fn note(flow: &mut Flow, scene: &Scene, case: &Case) {
     }
 }
 
-/// Judges a known flow under a changed policy.
+/// Refuses packets that cannot be the first of a flow.
 #[inline(always)]
-fn again<M: Maps>(
-    maps: &mut M,
-    scene: &Scene,
-    case: &mut Case,
-    key: &FlowKey,
-    opener: Direction,
-) -> Result<Verdict, DropReason> {
-    case.opener = opener;
-    match judge(maps, scene, case, key, Standing::Live) {
-        Ok(()) => {
-            // Gone by now only if another processor removed it: then the packet is a first one.
-            let Some(flow) = maps.flow(key) else {
-                return Err(DropReason::NoFlow);
-            };
-            flow.generation = case.generation;
-            flow.table = case.table;
-            flow.clause = case.clause;
-            flow.audit = case.audit;
-            note(flow, scene, case);
-            Ok(Verdict::Forward(Pass::Judged))
-        }
-        Err(_) => {
-            maps.remove_flow(key);
-            Err(DropReason::Revoked)
-        }
-    }
-}
-
-/// Judges the first packet of a flow.
-#[inline(always)]
-fn first<M: Maps>(
-    maps: &mut M,
-    scene: &Scene,
-    case: &mut Case,
-    key: &FlowKey,
-) -> Result<Verdict, DropReason> {
-    case.opener = scene.direction;
+fn refuse_unopened<M: Maps>(maps: &M, case: &Case) -> Result<(), DropReason> {
     if answers(&case.headers) {
         return Err(DropReason::NoFlow);
     }
@@ -159,9 +147,41 @@ fn first<M: Maps>(
     {
         return Err(DropReason::Protocol);
     }
-    let outcome = judge(maps, scene, case, key, Standing::Opened);
-    count(maps, case);
-    outcome?;
+    Ok(())
+}
+
+/// Carries out what a changed policy says of a known flow.
+#[inline(always)]
+fn settle<M: Maps>(
+    maps: &mut M,
+    scene: &Scene,
+    case: &Case,
+    key: &FlowKey,
+    outcome: Result<(), DropReason>,
+) -> Result<Verdict, DropReason> {
+    // Gone by now only if user space removed it in between: the next packet finds it absent.
+    let flow = maps.flow(key).ok_or(DropReason::NoFlow)?;
+    flow.generation = case.generation;
+    flow.table = case.table;
+    flow.clause = case.clause;
+    flow.audit = case.audit;
+    if outcome.is_ok() {
+        note(flow, scene, case);
+        return Ok(Verdict::Forward(Pass::Judged));
+    }
+    flow.seen_ns = scene.now_ns;
+    flow.state = FLOW_REVOKED;
+    Err(DropReason::Revoked)
+}
+
+/// Enters a flow whose first packet is let through.
+#[inline(always)]
+fn begin<M: Maps>(
+    maps: &mut M,
+    scene: &Scene,
+    case: &mut Case,
+    key: &FlowKey,
+) -> Result<Verdict, DropReason> {
     let mut flow = Flow {
         created_ns: scene.now_ns,
         seen_ns: scene.now_ns,
@@ -215,7 +235,8 @@ pub(super) fn related<P: Packet, M: Maps>(
     // An error about a flow that waits to be judged again comes again after that.
     match maps.flow(&key) {
         Some(flow)
-            if !flow_is_expired(key.protocol, flow, scene.now_ns)
+            if flow.state != FLOW_REVOKED
+                && !flow_is_expired(key.protocol, flow, scene.now_ns)
                 && flow.generation == case.generation =>
         {
             Ok(Verdict::Forward(Pass::Related))
@@ -224,26 +245,52 @@ pub(super) fn related<P: Packet, M: Maps>(
     }
 }
 
+/// Asks the rules about the flow. Where nobody saw it open, as when the program is attached to a
+/// running endpoint, it may have been opened from either side: then the rules of both have to let it
+/// through.
 #[inline(always)]
 fn judge<M: Maps>(
     maps: &M,
     scene: &Scene,
     case: &mut Case,
     key: &FlowKey,
+    opener: Direction,
     standing: Standing,
+    is_midway: bool,
 ) -> Result<(), DropReason> {
-    let sort = match (key.protocol, case.opener) {
-        (protocol::TCP, Direction::Egress) => (PortClass::Tcp, key.remote_port),
-        (protocol::TCP, Direction::Ingress) => (PortClass::Tcp, key.local_port),
-        (protocol::UDP, Direction::Egress) => (PortClass::Udp, key.remote_port),
-        (protocol::UDP, Direction::Ingress) => (PortClass::Udp, key.local_port),
-        (protocol::SCTP, Direction::Egress) => (PortClass::Sctp, key.remote_port),
-        (protocol::SCTP, Direction::Ingress) => (PortClass::Sctp, key.local_port),
-        _ if matches!(case.headers.kind, Kind::Other) => (PortClass::Other, 0),
+    let mut rounds = if is_midway { 2 } else { 1 };
+    loop {
+        rounds -= 1;
+        case.opener = if rounds == 1 { opener.reverse() } else { opener };
+        let sort = sort(key, &case.headers, case.opener);
+        let outcome = classify::judge(maps, scene, case, &key.remote, sort, standing);
+        if rounds == 0 {
+            return outcome;
+        }
+        if outcome.is_err() {
+            case.opener = opener;
+            case.clause = NO_CLAUSE;
+            case.audit = NO_CLAUSE;
+            return Err(DropReason::NoFlow);
+        }
+    }
+}
+
+/// The port that rules are about: the destination's.
+#[inline(always)]
+const fn sort(key: &FlowKey, headers: &Headers, opener: Direction) -> (PortClass, u16) {
+    let port = match opener {
+        Direction::Egress => key.remote_port,
+        Direction::Ingress => key.local_port,
+    };
+    match (key.protocol, headers.kind) {
+        (protocol::TCP, _) => (PortClass::Tcp, port),
+        (protocol::UDP, _) => (PortClass::Udp, port),
+        (protocol::SCTP, _) => (PortClass::Sctp, port),
+        (_, Kind::Other) => (PortClass::Other, 0),
         (protocol::ICMP, _) => (PortClass::Echo, ECHO_PORT_V4),
         _ => (PortClass::Echo, ECHO_PORT_V6),
-    };
-    classify::judge(maps, scene, case, &key.remote, sort, standing)
+    }
 }
 
 #[inline(always)]
@@ -263,10 +310,15 @@ const fn opener(flow: &Flow) -> Direction {
     if flow.initiator == Direction::Egress as u8 { Direction::Egress } else { Direction::Ingress }
 }
 
+#[inline(always)]
+const fn is_tcp(headers: &Headers) -> bool {
+    matches!(headers.kind, Kind::Tcp)
+}
+
 /// Whether the packet asks for a TCP connection.
 #[inline(always)]
 const fn is_syn(headers: &Headers) -> bool {
-    matches!(headers.kind, Kind::Tcp) && headers.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    is_tcp(headers) && headers.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
 /// Whether the packet can only answer an earlier one.

@@ -48,9 +48,6 @@ pub trait Maps {
     /// Writes a flow over what was there.
     fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;
 
-    /// Forgets a flow.
-    fn remove_flow(&mut self, key: &FlowKey);
-
     /// What is remembered of a fragmented datagram.
     fn fragment(&self, key: &FragmentKey) -> Option<&Fragment>;
 

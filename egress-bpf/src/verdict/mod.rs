@@ -32,6 +32,10 @@ pub const IDENTITY_HOST: u32 = 1;
 /// `namegate_policy::identity::Identity::WORLD`.
 pub const IDENTITY_WORLD: u32 = 4;
 
+/// Number of the first identity that is a workload's;
+/// `namegate_policy::identity::Identity::FIRST_WORKLOAD`.
+pub const IDENTITY_FIRST_WORKLOAD: u32 = 256;
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -71,6 +75,8 @@ pub struct Scene {
     pub ifindex: u32,
     /// Which way the packet goes.
     pub direction: Direction,
+    /// Whether the packet was made by the node itself rather than received by it.
+    pub is_from_node: bool,
     /// The monotonic clock.
     pub now_ns: u64,
 }
@@ -232,7 +238,7 @@ fn decide<P: Packet, M: Maps>(
         case.generation = endpoint.generation;
         case.epoch = endpoint.epoch;
         read?;
-        source::check(packet, &case.headers, endpoint, scene.direction)?;
+        source::check(packet, maps, &case.headers, endpoint, scene.direction)?;
         endpoint.flags
     };
     match case.headers.kind {

@@ -3,6 +3,7 @@
 //! From an endpoint: its own addresses and, where known, its MAC, in ARP and neighbour discovery
 //! too. To an endpoint: its own addresses, so that frames flooded by a bridge open nothing.
 
+use super::{IDENTITY_FIRST_WORKLOAD, IDENTITY_HOST, Maps, classify};
 use crate::abi::{Address, Direction, DropReason, ENDPOINT_MAC_KNOWN, Endpoint, Mac};
 use crate::packet::{Headers, Kind, Packet};
 
@@ -16,21 +17,23 @@ const OPTION_TARGET: u8 = 2;
 const OPTIONS_MAX: usize = 4;
 
 #[inline(always)]
-pub(super) fn check<P: Packet>(
+pub(super) fn check<P: Packet, M: Maps>(
     packet: &P,
+    maps: &M,
     headers: &Headers,
     endpoint: &Endpoint,
     direction: Direction,
 ) -> Result<(), DropReason> {
     match direction {
-        Direction::Egress => leaving(packet, headers, endpoint),
+        Direction::Egress => leaving(packet, maps, headers, endpoint),
         Direction::Ingress => arriving(headers, endpoint),
     }
 }
 
 #[inline(always)]
-fn leaving<P: Packet>(
+fn leaving<P: Packet, M: Maps>(
     packet: &P,
+    maps: &M,
     headers: &Headers,
     endpoint: &Endpoint,
 ) -> Result<(), DropReason> {
@@ -52,15 +55,29 @@ fn leaving<P: Packet>(
             let is_probe = source.is(&Address::v4([0; 4])) && headers.flags == ARP_REQUEST;
             is_probe || endpoint.has(source)
         }
-        Kind::Neighbour => neighbour(packet, headers, endpoint, knows_mac)?,
+        Kind::Neighbour => {
+            stays_on_link(maps, &headers.destination)
+                && neighbour(packet, headers, endpoint, knows_mac)?
+        }
         Kind::Router => return Err(DropReason::Router),
         Kind::Listener => {
             headers.flags != LISTENER_QUERY
-                && headers.destination.is_multicast_v6()
+                && headers.destination.is_link_multicast_v6()
                 && (source.is(&Address::UNSPECIFIED) || endpoint.has_on_link(source))
         }
     };
     if is_own { Ok(()) } else { Err(DropReason::Spoofed) }
+}
+
+/// Whether neighbour discovery may go there: to the link, to the node, or to a pod. A router passes
+/// its packets on like any other, so that elsewhere they would carry data out.
+#[inline(always)]
+fn stays_on_link<M: Maps>(maps: &M, destination: &Address) -> bool {
+    if destination.is_link_multicast_v6() || destination.is_link_local_v6() {
+        return true;
+    }
+    let identity = classify::identity(maps, destination);
+    identity == IDENTITY_HOST || identity >= IDENTITY_FIRST_WORKLOAD
 }
 
 /// Solicitations and advertisements: their source, the address that an advertisement claims, and

@@ -120,7 +120,7 @@ impl Twin {
     /// Judges a frame on both sides.
     pub(crate) fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<(Ran, Verdict)> {
         let ran = self.datapath.run(direction, frame, 1)?;
-        let scene = Scene { ifindex: IFINDEX, direction, now_ns: world_now() };
+        let scene = Scene { ifindex: IFINDEX, direction, is_from_node: true, now_ns: world_now() };
         let (verdict, event) = self.sim.judge(frame, &scene);
         self.told.extend(event.as_ref().and_then(FlowEvent::from_record));
         let expected = match verdict {

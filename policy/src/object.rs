@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api;
+use crate::cluster;
 use crate::kubernetes;
 use crate::problem::{FieldError, Problem};
 use crate::resource::{EndpointSlice, Namespace, Node, Pod, Service};
@@ -206,6 +207,9 @@ fn parse_as(
         }
         ("networking.k8s.io/v1", "NetworkPolicy") => {
             Object::Policy(kubernetes::network_policy(&strict(value)?)?)
+        }
+        (cluster::API_VERSION, "ClusterNetworkPolicy") => {
+            Object::Policy(cluster::cluster_network_policy(&strict(value)?)?)
         }
         (api::API_VERSION, "EgressPolicy") => Object::Policy(api::egress_policy(&strict(value)?)?),
         (api::API_VERSION, "ClusterEgressPolicy") => {

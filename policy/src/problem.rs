@@ -158,6 +158,26 @@ pub enum Problem {
         /// As written.
         text: String,
     },
+    /// Names where they cannot be complete (CNP-13).
+    #[error("domainNames can only be in an Accept rule of the Admin tier")]
+    DomainNamesOutsideAccept,
+    /// A name of one label (CNP-14).
+    #[error("`{name}` needs at least two labels")]
+    DomainNameTooShort {
+        /// As written.
+        name: String,
+    },
+    /// A list without an entry.
+    #[error("the list needs at least one entry")]
+    NoEntry,
+    /// A list with too many entries.
+    #[error("{count} entries are too many; {max} are possible")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// How many there can be.
+        max: usize,
+    },
     /// A number outside its bounds.
     #[error("{value} is above {max}")]
     TooLarge {
@@ -216,6 +236,12 @@ impl Problem {
             Self::NotAnObjectName { .. } => {
                 "write lower-case letters, digits, `-` and `.`".to_owned()
             }
+            Self::DomainNamesOutsideAccept => {
+                "match by networks, or move the rule to the Admin tier as Accept".to_owned()
+            }
+            Self::DomainNameTooShort { .. } => "write a name such as *.example.com".to_owned(),
+            Self::NoEntry => "add an entry, or remove the rule".to_owned(),
+            Self::TooMany { .. } => "split the object".to_owned(),
             Self::NotAnObject
             | Self::Shape { .. }
             | Self::Pattern(_)
@@ -232,6 +258,9 @@ const FIELDS: &[&str] = &[
     "apiVersion",
     "cidr",
     "deny",
+    "destinationNamedPort",
+    "destinationPort",
+    "domainNames",
     "dns",
     "egress",
     "endPort",
@@ -263,6 +292,19 @@ const FIELDS: &[&str] = &[
     "spec",
     "tier",
     "to",
+    "namespaces",
+    "networks",
+    "nodes",
+    "number",
+    "pods",
+    "protocols",
+    "range",
+    "start",
+    "end",
+    "subject",
+    "tcp",
+    "udp",
+    "sctp",
     "values",
 ];
 

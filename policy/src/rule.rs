@@ -86,6 +86,8 @@ pub enum PolicyKind {
     ClusterEgressPolicy,
     /// `networking.k8s.io/v1`
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2`
+    ClusterNetworkPolicy,
 }
 
 impl fmt::Display for PolicyKind {
@@ -94,6 +96,8 @@ impl fmt::Display for PolicyKind {
             Self::EgressPolicy => "EgressPolicy",
             Self::ClusterEgressPolicy => "ClusterEgressPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
+            // Other groups have kinds of this name (CNP-23).
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy.policy.networking.k8s.io",
         })
     }
 }

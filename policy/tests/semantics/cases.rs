@@ -98,6 +98,11 @@ fn egress_policy_cases_hold() {
     check("egress_policy", include_str!("cases/egress_policy.yaml"));
 }
 
+#[test]
+fn cluster_network_policy_cases_hold() {
+    check("cluster_network_policy", include_str!("cases/cluster_network_policy.yaml"));
+}
+
 fn check(file: &str, text: &str) {
     let cases: Vec<Written> =
         serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -200,9 +205,9 @@ fn ends(case: &Case, expected: &ExpectedFlow) -> (IpAddr, IpAddr) {
     let address_of = |text: &str| {
         literal(text).unwrap_or_else(|| {
             let reference = pod_ref(text);
-            let pod = case.objects.iter().find_map(|object| match object {
-                Object::Pod(pod) if pod.reference == reference => Some(pod),
-                _ => None,
+            let pod = case.objects.iter().find_map(|object| {
+                let Object::Pod(pod) = object else { return None };
+                (pod.reference == reference).then_some(pod)
             });
             let mut addresses = pod.unwrap_or_else(|| panic!("no pod {text}")).addresses.iter();
             *addresses.find(|address| address.is_ipv6() == is_v6).unwrap()

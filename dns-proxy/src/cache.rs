@@ -4,8 +4,10 @@
 //! The cache shortens the way to the resolver and nothing else: a cached answer is decided, read,
 //! learned and released like one that has just arrived, with its TTLs counted down.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
@@ -37,8 +39,32 @@ pub(crate) fn key(query: &Query, resolver: SocketAddr) -> Key {
     key.into_boxed_slice()
 }
 
+/// Remembers which questions were asked lately, inexactly and for next to nothing, so that names
+/// that are asked once, such as those of a flood, push nothing out of the cache and cost no room.
+struct Doorkeeper {
+    hasher: RandomState,
+    marks: Box<[AtomicU32]>,
+}
+
+const MARKS: usize = 1 << 14;
+
+impl Doorkeeper {
+    fn new() -> Self {
+        Self { hasher: RandomState::new(), marks: (0..MARKS).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    /// Whether `key` came by before; notes that it came by now.
+    fn knows(&self, key: &Key) -> bool {
+        let [a, b, c, d, e, f, ..] = self.hasher.hash_one(key).to_be_bytes();
+        let mark = u32::from_be_bytes([a, b, c, d]) | 1;
+        let place = usize::from(u16::from_be_bytes([e, f])) % MARKS;
+        self.marks.get(place).is_some_and(|place| place.swap(mark, Ordering::Relaxed) == mark)
+    }
+}
+
 /// The answers that are kept.
 pub(crate) struct Cache {
+    doorkeeper: Doorkeeper,
     store: Option<Store<Key, Arc<Kept>>>,
     limits: CacheLimits,
 }
@@ -64,10 +90,11 @@ impl Cache {
                 .expire_after(WithItsLifetime)
                 .build()
         });
-        Self { store, limits: limits.clone() }
+        Self { doorkeeper: Doorkeeper::new(), store, limits: limits.clone() }
     }
 
-    /// Keeps `message`, read as `answer`, for as long as it says and the limits allow.
+    /// Keeps `message`, read as `answer`, for as long as it says and the limits allow, where its
+    /// question was asked before.
     pub(crate) fn keep(&self, key: &Key, message: &[u8], answer: &Answer, now: Timestamp) {
         let Some(store) = &self.store else {
             return;
@@ -77,7 +104,7 @@ impl Cache {
             Some(seconds) => Duration::from_secs(seconds.into()).min(bound),
             None => return,
         };
-        if lifetime.is_zero() {
+        if lifetime.is_zero() || !self.doorkeeper.knows(key) {
             return;
         }
         let kept = Kept {
@@ -172,6 +199,7 @@ mod tests {
         let answer = answer::read(&message, query).unwrap();
         let key = key(query, "10.0.0.10:53".parse().unwrap());
         cache.keep(&key, &message, &answer, at(0));
+        cache.keep(&key, &message, &answer, at(0));
         key
     }
 
@@ -215,6 +243,19 @@ mod tests {
         assert_eq!(cache.fresh(&key, at(60)), None);
         assert_eq!(cache.stale(&key, at(159)).map(|message| ttl_of(&message)), Some(30));
         assert_eq!(cache.stale(&key, at(160)), None);
+    }
+
+    #[test]
+    fn question_asked_once_is_not_kept() {
+        let cache = Cache::new(&CacheLimits::default());
+        let query = mk_query(b"\x01a");
+        let message = mk_answer(&query, 60);
+        let answer = answer::read(&message, &query).unwrap();
+        let key = key(&query, "10.0.0.10:53".parse().unwrap());
+        cache.keep(&key, &message, &answer, at(0));
+        assert_eq!(cache.fresh(&key, at(0)), None);
+        cache.keep(&key, &message, &answer, at(1));
+        assert!(cache.fresh(&key, at(1)).is_some());
     }
 
     #[test]

@@ -159,6 +159,13 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The thread that serves UDP did not start.
+    #[error("the thread that serves UDP cannot be started: check the limits on tasks and files")]
+    Worker {
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// Two resolvers in one slot.
     #[error("slot {slot} has a resolver already")]
     SlotTaken {

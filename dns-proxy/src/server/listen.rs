@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
 
 use crate::config::StartError;
 use crate::record::Transport;
@@ -22,31 +23,33 @@ const BACKLOG: i32 = 256;
 /// Attempts to find a port that is free for both transports where any port will do.
 const ANY_PORT_ATTEMPTS: u32 = 16;
 
-/// Binds both transports on `address`; where its port is 0, on one free port.
-pub(super) fn bind(address: SocketAddr) -> Result<Pair, StartError> {
+/// Binds both transports on `address`, UDP for the thread of `worker`; where its port is 0, on one free port.
+pub(super) fn bind(address: SocketAddr, worker: &Handle) -> Result<Pair, StartError> {
     let mut attempts = if address.port() == 0 { ANY_PORT_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
-        match bind_once(address) {
+        match bind_once(address, worker) {
             Err(StartError::AddressInUse { .. }) if attempts > 0 => {}
             done => return done,
         }
     }
 }
 
-fn bind_once(address: SocketAddr) -> Result<Pair, StartError> {
-    let udp = bind_udp(address).map_err(|source| error(address, Transport::Udp, source))?;
+fn bind_once(address: SocketAddr, worker: &Handle) -> Result<Pair, StartError> {
+    let udp = bind_udp(address, worker).map_err(|source| error(address, Transport::Udp, source))?;
     let bound = udp.local_addr().map_err(|source| error(address, Transport::Udp, source))?;
     let tcp = bind_tcp(bound).map_err(|source| error(bound, Transport::Tcp, source))?;
     Ok(Pair { address: bound, udp, tcp })
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+fn bind_udp(address: SocketAddr, worker: &Handle) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, Protocol::UDP)?;
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
         tracing::debug!(%address, %error, "receive buffer stays at its default");
     }
     socket.bind(&address.into())?;
+    // The worker's thread is the one that waits for this socket.
+    let _worker = worker.enter();
     UdpSocket::from_std(socket.into())
 }
 

@@ -2,12 +2,14 @@
 
 mod listen;
 mod tcp;
+mod thread;
 mod udp;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -21,6 +23,7 @@ use crate::learner::Learner;
 use crate::limits::Loads;
 use crate::record::DecisionLog;
 use crate::resolve::tcp::TcpUpstream;
+use crate::server::thread::WorkerThread;
 
 /// What the proxy works with: the node's endpoints, the kernel's maps, the audit log.
 #[derive(Clone)]
@@ -37,6 +40,7 @@ pub struct Services {
 pub struct Proxy {
     core: Arc<Core>,
     slots: Mutex<BTreeMap<u8, Running>>,
+    worker: WorkerThread,
 }
 
 /// The listeners of one slot.
@@ -54,6 +58,8 @@ enum Guard {}
 #[derive(Clone)]
 struct Slot {
     core: Arc<Core>,
+    worker: Handle,
+    tasks: Handle,
     resolver: SocketAddr,
     upstream: Arc<TcpUpstream>,
     stop: watch::Receiver<bool>,
@@ -73,7 +79,8 @@ impl Proxy {
             limits: config.limits,
             timeouts: config.timeouts,
         });
-        let proxy = Self { core, slots: Mutex::new(BTreeMap::new()) };
+        let worker = WorkerThread::start()?;
+        let proxy = Self { core, slots: Mutex::new(BTreeMap::new()), worker };
         for resolver in config.resolvers {
             proxy.add_resolver(resolver).await?;
         }
@@ -90,12 +97,14 @@ impl Proxy {
         let pairs = resolver
             .listen
             .iter()
-            .map(|address| listen::bind(*address))
+            .map(|address| listen::bind(*address, self.worker.handle()))
             .collect::<Result<Vec<_>, _>>()?;
         let (stop, stopped) = watch::channel(false);
         let (guard, drained) = mpsc::channel(1);
         let slot = Slot {
             core: Arc::clone(&self.core),
+            worker: self.worker.handle().clone(),
+            tasks: Handle::current(),
             resolver: resolver.resolver,
             upstream: Arc::new(TcpUpstream::new(Arc::clone(&self.core), resolver.resolver)),
             stop: stopped,

@@ -28,6 +28,8 @@ pub(super) fn spawn(slot: Slot, listener: TcpListener) -> JoinHandle<()> {
             () = stopped(&mut stop) => {}
             () = accept(&slot, &listener) => {}
         }
+        // Before the slot: who waits for it to drain finds the port free.
+        drop(listener);
     })
 }
 

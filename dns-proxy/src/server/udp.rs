@@ -37,7 +37,8 @@ pub(super) fn spawn(slot: Slot, listener: UdpSocket) -> JoinHandle<()> {
         done: Vec::new(),
         is_stopping: false,
     };
-    tokio::spawn(async move {
+    let thread = worker.slot.worker.clone();
+    thread.spawn(async move {
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
         poll_fn(move |cx| {
             if !worker.is_stopping && stopped.as_mut().poll(cx).is_ready() {
@@ -50,12 +51,13 @@ pub(super) fn spawn(slot: Slot, listener: UdpSocket) -> JoinHandle<()> {
 }
 
 struct Worker {
-    slot: Slot,
     listener: Arc<UdpSocket>,
     exchanges: Exchanges,
     buffer: Box<[u8]>,
     done: Vec<Done>,
     is_stopping: bool,
+    // Last: who waits for the slot to drain finds the port free.
+    slot: Slot,
 }
 
 impl Worker {
@@ -146,7 +148,7 @@ impl Worker {
                 Poll::Pending => {
                     let slot = self.slot.clone();
                     let listener = Arc::clone(&self.listener);
-                    tokio::spawn(async move {
+                    self.slot.tasks.spawn(async move {
                         let learned = learning.await;
                         let reply = lecture.finish(&slot.core, learned, clock::now());
                         send(&slot.core, &listener, &reply, source);
@@ -163,7 +165,7 @@ impl Worker {
         };
         let slot = self.slot.clone();
         let listener = Arc::clone(&self.listener);
-        tokio::spawn(async move {
+        self.slot.tasks.spawn(async move {
             let outcome = match slot.upstream.ask(query, question).await {
                 Ok(message) => Resolution::Upstream(message),
                 Err(failure) => Resolution::Failed(failure),

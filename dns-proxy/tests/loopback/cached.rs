@@ -26,6 +26,11 @@ async fn cached_answer_opens_its_addresses_for_each_identity_first() {
     stage.lesson().await.end(Ok(Learned::default()));
     first.reply().await;
     assert!(!stage.record().await.cached);
+    // The second answer is the one that is kept: a name asked once is not worth it.
+    ask_and_answer(&mut stage, &first, &[a("shop.allowed", 60, 1)], "shop.allowed").await;
+    stage.lesson().await.end(Ok(Learned::default()));
+    first.reply().await;
+    assert!(!stage.record().await.cached);
 
     second.ask(&mk_query(2, "SHOP.allowed", A)).await;
     let held = stage.lesson().await;
@@ -37,15 +42,17 @@ async fn cached_answer_opens_its_addresses_for_each_identity_first() {
     assert_eq!((id_of(&reply), rcode_of(&reply)), (2, NOERROR));
     assert_eq!(question_of(&reply), mk_question("SHOP.allowed", A));
     assert!(stage.record().await.cached);
-    assert!(stage.resolver.asked.try_recv().is_err(), "the resolver was asked once");
+    assert!(stage.resolver.asked.try_recv().is_err(), "the resolver was asked no more");
 }
 
 #[tokio::test]
 async fn cache_serves_tcp_and_keeps_names_apart() {
     let mut stage = Script::default().start().await;
     let pod = stage.pod().await;
-    ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 60, 1)], "shop.allowed").await;
-    pod.reply().await;
+    for _ in 0..2 {
+        ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 60, 1)], "shop.allowed").await;
+        pod.reply().await;
+    }
     let mut tcp = stage.tcp().await;
     tcp.ask(&mk_query(2, "shop.allowed", A)).await;
     assert_eq!(id_of(&tcp.reply().await), 2);
@@ -71,9 +78,11 @@ async fn stale_answer_serves_while_the_resolver_is_away() {
     .start()
     .await;
     let pod = stage.pod().await;
-    ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
-    pod.reply().await;
-    stage.record().await;
+    for _ in 0..2 {
+        ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
+        pod.reply().await;
+        stage.record().await;
+    }
 
     pod.ask(&mk_query(2, "shop.allowed", A)).await;
     let reply = pod.reply().await;

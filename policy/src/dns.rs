@@ -166,12 +166,14 @@ impl NamePolicy {
         clauses.into_iter().collect()
     }
 
-    /// Whether a peer that means `name` opens private addresses under the strict rebinding guard
-    /// (EP-9).
-    pub fn allows_private(&self, name: &DnsName) -> bool {
-        let mut allows = false;
-        self.uses.for_each_match(name, |found| allows |= found.allow_private);
-        allows
+    /// Those of [`NamePolicy::clauses`] that private addresses are opened for under the strict
+    /// rebinding guard: where a peer that means `name` allows it (EP-9).
+    pub fn private_clauses(&self, name: &DnsName) -> ClauseSet {
+        let mut clauses = BTreeSet::new();
+        self.uses.for_each_match(name, |found| {
+            clauses.extend(found.clause.filter(|_| found.allow_private));
+        });
+        clauses.into_iter().collect()
     }
 }
 

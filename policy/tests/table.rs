@@ -383,3 +383,16 @@ fn ep_2_to_ep_12_lookups() {
     other.dns = other.dns.map(|dns| DnsPolicy { refuse_with: RefuseWith::NxDomain, ..dns });
     assert_eq!(label(decide(other, "evil.test")), "NxDomain by 1", "refuseWith");
 }
+
+#[test]
+fn ep_9_private_addresses_are_opened_only_for_the_peer_that_allows_them() {
+    let Peer::Fqdn(plain) = mk_fqdn("*.corp.example") else { panic!("an fqdn") };
+    let private = FqdnPeer { allow_private: true, ..plain.clone() };
+    let allow = |peer| mk_rule(Action::Allow, Peers::Of(vec![Peer::Fqdn(peer)]), Ports::Any);
+    let policy = mk_policy("names", vec![allow(plain), allow(private)]);
+    let world = World::default().with_pod("web", "10.244.1.5", &[]).with_policy(policy);
+    let names = world.table("web").names;
+    let name = DnsName::parse("git.corp.example").unwrap();
+    assert_eq!(names.clauses(&name), [0, 1]);
+    assert_eq!(names.private_clauses(&name), [1]);
+}

@@ -40,7 +40,7 @@ pub(super) struct NameClauses {
 impl NameClauses {
     pub(super) fn of(policy: &NamePolicy, name: &DnsName) -> Self {
         let all = RuleSet::of(policy.clauses(name));
-        let private = if policy.allows_private(name) { all } else { RuleSet::EMPTY };
+        let private = RuleSet::of(policy.private_clauses(name));
         Self { all, private }
     }
 }

@@ -92,6 +92,8 @@ counters! {
     upstream_retries = "upstream-retries",
     /// Messages from an upstream that answer no open query.
     upstream_unmatched = "upstream-unmatched",
+    /// Queries moved to TCP because of many messages that answer nothing.
+    upstream_suspected = "upstream-suspected",
     /// Queries that ended without an answer in time.
     upstream_timeouts = "upstream-timeouts",
     /// Queries to a resolver that cannot be reached.

@@ -32,6 +32,9 @@ use crate::wire::{self, Header};
 const PORT_LIFE: Duration = Duration::from_millis(250);
 /// How many queries a socket takes.
 const PORT_QUERIES: u32 = 512;
+/// Messages that answer nothing after which a socket is taken to be under attack: more than late
+/// answers to repeated queries account for.
+const UNMATCHED_MAX: u32 = 8;
 /// Messages read from one socket before others get their turn.
 const BATCH: usize = 64;
 
@@ -55,6 +58,7 @@ struct Port {
     broken: Pin<Box<dyn Future<Output = ()> + Send>>,
     ids: HashMap<u16, u64>,
     taken: u32,
+    unmatched: u32,
     opened: Timestamp,
 }
 
@@ -78,8 +82,8 @@ pub(crate) struct Done {
 pub(crate) enum Outcome {
     /// With an answer.
     Answered(Vec<u8>),
-    /// With a truncated answer: the same query belongs on TCP.
-    Truncated(Vec<u8>),
+    /// With a truncated answer, or amid forged ones: the same query belongs on TCP.
+    NeedsTcp(Vec<u8>),
     /// Without an answer.
     Failed(DnsFailure),
 }
@@ -218,8 +222,7 @@ impl Exchanges {
                 })
             });
         let Some((serial, header)) = matched else {
-            self.core.counters.upstream_unmatched.increment();
-            return;
+            return self.suspect(port, done);
         };
         let answer = message.to_vec();
         let Some(exchange) = self.close(serial) else {
@@ -227,11 +230,35 @@ impl Exchanges {
         };
         let outcome = if header.flags & wire::TC != 0 {
             self.core.counters.upstream_truncated.increment();
-            Outcome::Truncated(exchange.message)
+            Outcome::NeedsTcp(exchange.message)
         } else {
             Outcome::Answered(answer)
         };
         done.push(Done { asks: exchange.asks, outcome });
+    }
+
+    /// Counts a message that answers no open query, and moves what waits on the socket to TCP before
+    /// a forger can try many guesses.
+    fn suspect(&mut self, serial: u64, done: &mut Vec<Done>) {
+        self.core.counters.upstream_unmatched.increment();
+        let Some(port) = self.ports.get_mut(&serial) else {
+            return;
+        };
+        port.unmatched += 1;
+        if port.unmatched < UNMATCHED_MAX {
+            return;
+        }
+        let Some(port) = self.ports.remove(&serial) else {
+            return;
+        };
+        tracing::warn!(resolver = %self.resolver, "answers to no query: asking over TCP");
+        for serial in port.ids.into_values() {
+            if let Some(exchange) = self.close(serial) {
+                self.core.counters.upstream_suspected.increment();
+                let outcome = Outcome::NeedsTcp(exchange.message);
+                done.push(Done { asks: exchange.asks, outcome });
+            }
+        }
     }
 
     /// Asks everything that waits on a broken socket again, from another one.
@@ -362,6 +389,7 @@ impl Exchanges {
             socket,
             ids: HashMap::new(),
             taken: 0,
+            unmatched: 0,
             opened: now,
         };
         self.serial += 1;

@@ -129,7 +129,7 @@ impl Worker {
                     self.release(cx, ask, Resolution::Failed(failure), now);
                 }
             }
-            Outcome::Truncated(query) => self.ask_whole(asks, query),
+            Outcome::NeedsTcp(query) => self.ask_whole(asks, query),
         }
     }
 

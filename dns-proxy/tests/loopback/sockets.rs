@@ -129,6 +129,29 @@ async fn wrong_answers_are_ignored_while_the_right_one_is_waited_for() {
 }
 
 #[tokio::test]
+async fn query_amid_forged_answers_moves_to_tcp() {
+    let mut stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    pod.ask(&mk_query(1, "shop.allowed", A)).await;
+    let asked = stage.resolver.next().await;
+    let mut forged = mk_answer(&asked.message, &[a("shop.allowed", 60, 66)]);
+    for guess in 1..=8 {
+        forged[0] = asked.message[0] ^ guess;
+        asked.answer(forged.clone()).await;
+    }
+    let again = stage.resolver.next().await;
+    assert_eq!(again.transport, "tcp");
+    // The id was guessed at last, too late.
+    forged[0] = asked.message[0];
+    asked.answer(forged).await;
+    again.answer(mk_answer(&again.message, &[a("shop.allowed", 60, 1)])).await;
+    assert_eq!(rcode_of(&pod.reply().await), NOERROR);
+    let record = stage.record().await;
+    assert_eq!(record.addresses[0].address, IpAddr::from([192, 0, 2, 1]));
+    assert!(stage.counts().contains(&("upstream-suspected", 1)));
+}
+
+#[tokio::test]
 async fn truncated_answer_is_asked_for_again_over_tcp() {
     let mut stage = Script::default().start().await;
     let pod = stage.pod().await;

@@ -3,11 +3,13 @@
 //! A pattern is parsed once and never compared as text. [`PatternSet`] holds every pattern that
 //! concerns one identity and finds all that match a name in one walk over its labels.
 
+mod glob;
 mod set;
 
 use std::fmt;
 use std::str::FromStr;
 
+use glob::Glob;
 pub use set::PatternSet;
 
 use crate::name::DnsName;
@@ -27,6 +29,8 @@ enum Form {
     Exact(DnsName),
     /// Every name with at least one label more.
     Below(DnsName),
+    /// Stars inside labels, as the Cilium dialect has them.
+    Glob(Glob),
 }
 
 /// Why text is no pattern, and what to write.
@@ -111,6 +115,25 @@ impl DomainPattern {
         }
     }
 
+    /// Reads a `matchPattern` of the Cilium dialect: a star is zero or more letters, digits, `-` and
+    /// `_` of one label; `**.` at the start is one or more whole labels.
+    pub fn parse_cilium(text: &str) -> Result<Self, PatternError> {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if text.len() > PATTERN_LENGTH_MAX {
+            return Err(PatternError::TooLong);
+        }
+        if text == "*" || text == "**" {
+            return Ok(Self::ANY);
+        }
+        if !text.contains('*') {
+            return parse_name(text).map(Form::Exact).map(Self);
+        }
+        Glob::parse(text).map(Form::Glob).map(Self)
+    }
+
     /// The pattern that `name` alone matches.
     pub const fn exact(name: DnsName) -> Self {
         Self(Form::Exact(name))
@@ -122,6 +145,7 @@ impl DomainPattern {
             Form::Any => true,
             Form::Exact(own) => own == name,
             Form::Below(suffix) => name.is_below(suffix),
+            Form::Glob(glob) => glob.matches(name),
         }
     }
 
@@ -137,6 +161,14 @@ impl DomainPattern {
             (Form::Exact(name), _) => other.matches(name),
             (_, Form::Exact(name)) => self.matches(name),
             (Form::Below(one), Form::Below(two)) => {
+                one.is_at_or_below(two) || two.is_at_or_below(one)
+            }
+            // Coarse: by what stands right of the stars.
+            (Form::Glob(glob), Form::Below(suffix)) | (Form::Below(suffix), Form::Glob(glob)) => {
+                glob.anchor().is_at_or_below(suffix) || suffix.is_at_or_below(glob.anchor())
+            }
+            (Form::Glob(one), Form::Glob(two)) => {
+                let (one, two) = (one.anchor(), two.anchor());
                 one.is_at_or_below(two) || two.is_at_or_below(one)
             }
         }
@@ -158,6 +190,7 @@ impl fmt::Display for DomainPattern {
             Form::Any => f.write_str("*"),
             Form::Exact(name) => write!(f, "{name}"),
             Form::Below(suffix) => write!(f, "*.{suffix}"),
+            Form::Glob(glob) => write!(f, "{glob}"),
         }
     }
 }

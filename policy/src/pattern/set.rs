@@ -3,6 +3,7 @@
 //! The edges of the trie live in one open-addressing table, each in half a cache line with its
 //! label, so that a step costs one memory access whatever the number of patterns.
 
+use super::glob::Glob;
 use super::{DomainPattern, Form};
 use crate::name::DnsName;
 
@@ -17,6 +18,8 @@ pub struct PatternSet<T> {
     edges: Edges,
     root: Heads,
     has_excepts: bool,
+    /// Patterns with stars inside labels: they hang at their plain labels and are looked at whole.
+    globs: Vec<Glob>,
 }
 
 /// The lists of patterns that end at a node: for the node's own name, and for all names below.
@@ -32,6 +35,8 @@ struct Link {
     value: u32,
     next: u32,
     is_except: bool,
+    /// Position in `globs` plus one; zero where being on the list is enough.
+    glob: u32,
 }
 
 impl<T> Default for PatternSet<T> {
@@ -42,6 +47,7 @@ impl<T> Default for PatternSet<T> {
             edges: Edges::default(),
             root: Heads::default(),
             has_excepts: false,
+            globs: Vec::new(),
         }
     }
 }
@@ -92,7 +98,7 @@ impl<T> PatternSet<T> {
         let mut heads = self.root;
         let mut node = 0;
         for index in (0..starts.len()).rev() {
-            self.visit_list(heads.below, &mut visit);
+            self.visit_list(heads.below, name, &mut visit);
             let at = starts.at(index);
             let label = &wire[at + 1..=at + usize::from(wire[at])];
             let Some(edge) = self.edges.find(node, label) else {
@@ -101,33 +107,43 @@ impl<T> PatternSet<T> {
             heads = edge.heads;
             node = edge.child;
         }
-        self.visit_list(heads.exact, &mut visit);
+        self.visit_list(heads.exact, name, &mut visit);
     }
 
-    fn visit_list(&self, head: u32, visit: &mut impl FnMut(Link)) {
+    fn visit_list(&self, head: u32, name: &DnsName, visit: &mut impl FnMut(Link)) {
         let mut next = head;
         while let Some(index) = next.checked_sub(1) {
             let link = self.links[index as usize];
-            visit(link);
             next = link.next;
+            match link.glob.checked_sub(1) {
+                Some(glob) if !self.globs[glob as usize].matches(name) => {}
+                Some(_) | None => visit(link),
+            }
         }
     }
 
     fn link(&mut self, pattern: &DomainPattern, value: u32, is_except: bool) {
+        let mut link = Link { value, next: 0, is_except, glob: 0 };
         match &pattern.0 {
             Form::Any => {
                 // `*` matches the root as well as all below it.
                 let links = &mut self.links;
-                push_link(links, &mut self.root.below, value, is_except);
-                push_link(links, &mut self.root.exact, value, is_except);
+                push_link(links, &mut self.root.below, link);
+                push_link(links, &mut self.root.exact, link);
             }
             Form::Exact(name) => {
                 let heads = Self::node(&mut self.edges, &mut self.root, name);
-                push_link(&mut self.links, &mut heads.exact, value, is_except);
+                push_link(&mut self.links, &mut heads.exact, link);
             }
             Form::Below(name) => {
                 let heads = Self::node(&mut self.edges, &mut self.root, name);
-                push_link(&mut self.links, &mut heads.below, value, is_except);
+                push_link(&mut self.links, &mut heads.below, link);
+            }
+            Form::Glob(glob) => {
+                self.globs.push(glob.clone());
+                link.glob = self.globs.len() as u32;
+                let heads = Self::node(&mut self.edges, &mut self.root, glob.anchor());
+                push_link(&mut self.links, &mut heads.below, link);
             }
         }
     }
@@ -147,8 +163,8 @@ impl<T> PatternSet<T> {
     }
 }
 
-fn push_link(links: &mut Vec<Link>, head: &mut u32, value: u32, is_except: bool) {
-    links.push(Link { value, next: *head, is_except });
+fn push_link(links: &mut Vec<Link>, head: &mut u32, link: Link) {
+    links.push(Link { next: *head, ..link });
     *head = links.len() as u32;
 }
 

@@ -23,4 +23,6 @@ pub mod remembered;
 pub mod resolvers;
 pub mod source;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod uninstall;

@@ -7,9 +7,9 @@ use rustix::fs::statfs;
 use rustix::system::uname;
 use rustix::thread::{CapabilitySet, capabilities};
 
-/// The oldest kernel that has everything that the program uses: `bpf_redirect` into the ingress of an
-/// interface of our own, ring buffers (5.8) and bounded loops with global functions.
-pub const KERNEL_MIN: (u32, u32) = (5, 15);
+/// The oldest kernel that has everything that the datapath uses: tcx links came with Linux 6.6
+/// (commit e420bed02507).
+pub const KERNEL_MIN: (u32, u32) = (6, 6);
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -121,8 +121,8 @@ mod tests {
     fn kernels_are_compared_by_number() {
         let cases = [
             ("6.18.44-fc", true),
-            ("5.15.0-101-generic", true),
-            ("5.14.21", false),
+            ("6.6.0-101-generic", true),
+            ("6.5.13", false),
             ("5.4.0", false),
             ("4.19.0", false),
             ("10.0", true),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::cli::NodeArgs;
+use crate::endpoints::netlink;
 use crate::lock::AgentLock;
 use crate::{link, preflight, remembered};
 
@@ -25,22 +26,43 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes pins, interface and state file. A pinned link is what holds a program on its interface: it
-/// goes with the pin.
+/// Removes pins, interface and state file.
 pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
+    remove_pins(args)?;
+    remove_link(args).await?;
+    remove_file(&remembered::path(&args.run_dir()))
+}
+
+/// Removes programs and maps. A pinned link is what holds a program on its interface: it goes with
+/// the pin.
+pub fn remove_pins(args: &NodeArgs) -> anyhow::Result<()> {
     match fs::remove_dir_all(&args.pin_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", args.pin_dir.display()));
+            Err(error).with_context(|| format!("cannot remove {}", args.pin_dir.display()))
         }
-        Ok(()) | Err(_) => {}
+        Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Whether an interface of the agent's name exists.
+pub async fn has_link(args: &NodeArgs) -> anyhow::Result<bool> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().context("cannot talk to the kernel's routing interface")?;
+    let driver = tokio::spawn(connection);
+    let links = netlink::list(&handle).await;
+    driver.abort();
+    Ok(links?.values().any(|link| link.name == args.link_name))
+}
+
+/// Removes the agent's interface.
+pub async fn remove_link(args: &NodeArgs) -> anyhow::Result<()> {
     let (connection, handle, _) =
         rtnetlink::new_connection().context("cannot talk to the kernel's routing interface")?;
     let driver = tokio::spawn(connection);
     let removed = link::remove(&handle, &args.link_name).await;
     driver.abort();
     removed?;
-    remove_file(&remembered::path(&args.run_dir()))
+    Ok(())
 }
 
 /// Removes a file; one that is not there is no error.

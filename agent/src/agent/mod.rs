@@ -45,19 +45,19 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
 async fn serve(args: &AgentArgs, log: AuditLog) -> anyhow::Result<()> {
     // Before anything is changed on the node, so that an early signal leaves nothing behind.
     let mut signals = Signals::new()?;
+    let before = start::Before::look(args).await?;
     let started = tokio::select! {
         started = start::start(args, log) => started,
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");
+            before.restore(args).await;
             return Ok(());
         }
     };
     let mut agent = match started {
         Ok(agent) => agent,
         Err(error) => {
-            if args.detach_on_exit {
-                start::leave_as_found(args).await;
-            }
+            before.restore(args).await;
             return Err(error);
         }
     };

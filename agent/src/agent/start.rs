@@ -11,7 +11,7 @@ use namegate_policy::identity::Identity;
 use tokio::sync::{mpsc, watch};
 
 use super::work::Agent;
-use crate::apply::{Apply, EndpointRow};
+use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::dns::{DnsAudit, LessonDesk};
@@ -34,6 +34,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let changes = directory.look();
     let (files, objects) = (directory.file_count(), directory.object_count());
     super::work::report_problems(&changes.problems);
+    let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign);
     if objects == 0 && !args.watch {
         anyhow::bail!(
             "no valid object in {}: there is nothing to enforce; see `namegate check {0}`",
@@ -70,6 +71,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let inherited: BTreeMap<u32, EndpointRow> =
         datapath.endpoints().iter().map(|(index, entry)| (*index, entry.into())).collect();
     let tables: BTreeSet<u32> = datapath.tables().collect();
+    let agent_is_first = inherited.is_empty();
     if datapath.is_taken_over() {
         tracing::info!(endpoints = inherited.len(), "taking over from an earlier agent");
     }
@@ -120,7 +122,13 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     for address in leftovers.into_keys() {
         effects.ipcache.entry(address).or_insert(None);
     }
-    agent.apply_first(effects).await?;
+    let unknown = if has_problems && !agent_is_first {
+        tracing::warn!("endpoints of an earlier agent that no manifest names stay as they were");
+        Unknown::Stay
+    } else {
+        Unknown::Go
+    };
+    agent.apply_first(effects, unknown).await?;
     agent.forget_names(leftover_names.into_keys());
 
     if args.watch {
@@ -169,10 +177,27 @@ fn open_datapath(
     Ok((datapath, events))
 }
 
-/// Removes what a failed start made.
-pub(super) async fn leave_as_found(args: &AgentArgs) {
-    if let Err(error) = uninstall::clean(&args.node).await {
-        tracing::error!(error = %format!("{error:#}"), "the node is not as it was");
+/// What was on the node before this agent: a start that fails removes the rest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    has_pins: bool,
+    has_link: bool,
+}
+
+impl Before {
+    pub(super) async fn look(args: &AgentArgs) -> anyhow::Result<Self> {
+        let has_pins = args.node.pin_dir.exists();
+        let has_link = uninstall::has_link(&args.node).await?;
+        Ok(Self { has_pins, has_link })
+    }
+
+    /// Removes what a failed start made.
+    pub(super) async fn restore(self, args: &AgentArgs) {
+        let pins = if self.has_pins { Ok(()) } else { uninstall::remove_pins(&args.node) };
+        let link = if self.has_link { Ok(()) } else { uninstall::remove_link(&args.node).await };
+        for error in [pins, link].into_iter().filter_map(Result::err) {
+            tracing::error!(error = %format!("{error:#}"), "the node is not as it was");
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Signals;
 use super::start::{Listen, update_proxy};
-use crate::apply::{Apply, Outcome};
+use crate::apply::{Apply, Outcome, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::dns::{self, LessonRequest};
@@ -110,7 +110,11 @@ impl Agent {
 
     /// Applies the first effects: here a port in use or an interface that takes no program is the
     /// end.
-    pub(super) async fn apply_first(&mut self, effects: Effects) -> anyhow::Result<()> {
+    pub(super) async fn apply_first(
+        &mut self,
+        effects: Effects,
+        unknown: Unknown,
+    ) -> anyhow::Result<()> {
         report_notices(&effects.notices);
         self.registry.update(&self.state, &effects);
         if let Some(wanted) = &effects.wanted {
@@ -127,7 +131,7 @@ impl Agent {
         let outcome = self.apply.apply(effects);
         let enforced = outcome.swaps;
         self.note(outcome);
-        let taken_over = self.apply.finish_take_over();
+        let taken_over = self.apply.finish_take_over(unknown);
         self.note(taken_over);
         if endpoints > 0 && enforced == 0 {
             let why: Vec<&str> = self.last_failures.iter().map(String::as_str).collect();

@@ -45,6 +45,8 @@ struct InForce {
     table: u32,
     policy: Arc<PolicyTable>,
     book: NameBook,
+    /// What `book` was told last; less after a failed write, so that everything is told again.
+    told: BTreeMap<IpAddr, NameRules>,
 }
 
 /// What could not be written.
@@ -54,6 +56,15 @@ struct Retry {
     endpoints: BTreeMap<u32, Option<EndpointSpec>>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
+}
+
+/// What becomes of endpoints that an earlier agent enforced and no manifest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are let go: their pods are gone.
+    Go,
+    /// They stay as they were: manifests that cannot be read may name them.
+    Stay,
 }
 
 /// How a round of writes went.
@@ -154,9 +165,12 @@ impl<K: Kernel> Apply<K> {
         outcome
     }
 
-    /// Ends the take-over: endpoints and tables that this agent does not know go.
-    pub fn finish_take_over(&mut self) -> Outcome {
+    /// Ends the take-over of endpoints that this agent does not know.
+    pub fn finish_take_over(&mut self, unknown: Unknown) -> Outcome {
         let mut outcome = Outcome::default();
+        if unknown == Unknown::Stay {
+            return outcome;
+        }
         for ifindex in std::mem::take(&mut self.inherited).into_keys() {
             if !self.endpoints.contains_key(&ifindex) {
                 self.drop_endpoint(ifindex, &mut outcome);
@@ -209,12 +223,24 @@ impl<K: Kernel> Apply<K> {
             Err(full) => Err(full.to_string()),
         };
         if let Err(error) = written {
+            if let Some(known) = self.identities.get_mut(&identity) {
+                known.told.clear();
+            }
             outcome.failures.push(format!("learned addresses of {}: {error}", what()));
             self.stale_tables.insert(table);
             self.retry.identities.insert(identity);
             return;
         }
-        let in_force = InForce { table, policy: Arc::clone(&effect.table), book };
+        // The move kept every deadline and gave every address its rules.
+        let told = self.identities.get(&identity).map(|known| {
+            let moved = |(address, old): (&IpAddr, &NameRules)| {
+                let rules = effect.names.get(address).copied().unwrap_or_default();
+                (*address, NameRules { deadline: old.deadline, ..rules })
+            };
+            known.told.iter().map(moved).collect()
+        });
+        let told = told.unwrap_or_default();
+        let in_force = InForce { table, policy: Arc::clone(&effect.table), book, told };
         if let Some(old) = self.identities.insert(identity, in_force) {
             self.stale_tables.insert(old.table);
         }
@@ -324,12 +350,16 @@ impl<K: Kernel> Apply<K> {
         let Some(in_force) = self.identities.get_mut(&identity) else { return };
         let mut writes = NameWrites::default();
         let mut failure = None;
-        for (address, rules) in &names {
-            let address = Address::from(*address);
+        for (place, rules) in &names {
+            let address = Address::from(*place);
             let Some(rules) = rules else {
+                in_force.told.remove(place);
                 in_force.book.remove(address, &mut writes);
                 continue;
             };
+            if in_force.told.insert(*place, *rules) == Some(*rules) {
+                continue;
+            }
             let deadline = rules.deadline.as_nanos();
             let book = &mut in_force.book;
             if let Err(full) = book.set(address, deadline, &rules.fresh, &rules.live, &mut writes) {
@@ -340,6 +370,7 @@ impl<K: Kernel> Apply<K> {
             failure = Some(error.to_string());
         }
         if let Some(error) = failure {
+            in_force.told.clear();
             outcome
                 .failures
                 .push(format!("learned addresses of identity {}: {error}", identity.number()));

@@ -1,1 +1,337 @@
-//! The order of writes, watched from outside.
+use std::collections::BTreeSet;
+
+use namegate_egress_bpf::abi::{NameEntry, NameKey, PeerKey, RuleSet};
+use namegate_policy::dns::{ClusterNames, NamePolicy};
+use namegate_policy::name::DnsName;
+use namegate_policy::resource::PodRef;
+use namegate_policy::time::Timestamp;
+
+use super::*;
+
+/// A kernel in memory that refuses what the real one would, and fails when told.
+#[derive(Debug, Default)]
+struct Memory {
+    tables: BTreeSet<u32>,
+    classes: BTreeMap<PeerKey, RuleSet>,
+    names: BTreeMap<NameKey, NameEntry>,
+    endpoints: BTreeMap<u32, EndpointRow>,
+    attached: BTreeSet<u32>,
+    ipcache: BTreeMap<IpAddr, Identity>,
+    resolvers: BTreeMap<u8, IpAddr>,
+    log: Vec<String>,
+    calls: usize,
+    /// Numbers of the calls that fail.
+    failing: BTreeSet<usize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no room")]
+struct NoRoom;
+
+impl Memory {
+    fn call(&mut self, what: String) -> Result<(), NoRoom> {
+        self.calls += 1;
+        if self.failing.contains(&self.calls) {
+            return Err(NoRoom);
+        }
+        self.log.push(what);
+        Ok(())
+    }
+}
+
+impl Kernel for Memory {
+    type Error = NoRoom;
+
+    fn install(&mut self, table: u32, _rows: &TableRows) -> Result<(), NoRoom> {
+        self.call(format!("install {table}"))?;
+        assert!(self.tables.insert(table), "table {table} is installed twice");
+        Ok(())
+    }
+
+    fn remove_table(&mut self, table: u32) -> Result<(), NoRoom> {
+        self.call(format!("remove {table}"))?;
+        let user = self.endpoints.values().find(|row| row.table == table);
+        assert_eq!(user, None, "table {table} is removed while an endpoint names it");
+        self.tables.remove(&table);
+        self.classes.retain(|key, _| key.table != table);
+        Ok(())
+    }
+
+    fn write_names(&mut self, writes: &NameWrites) -> Result<(), NoRoom> {
+        if *writes == NameWrites::default() {
+            return Ok(());
+        }
+        self.call("names".to_owned())?;
+        self.classes.extend(&writes.classes);
+        self.names.extend(&writes.entries);
+        self.names.retain(|key, _| !writes.delete_entries.contains(key));
+        self.classes.retain(|key, _| !writes.delete_classes.contains(key));
+        Ok(())
+    }
+
+    fn set_endpoint(&mut self, row: &EndpointRow) -> Result<(), NoRoom> {
+        self.call(format!("endpoint {} table {}", row.ifindex, row.table))?;
+        assert!(self.tables.contains(&row.table), "table {} is not installed", row.table);
+        self.endpoints.insert(row.ifindex, row.clone());
+        Ok(())
+    }
+
+    fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), NoRoom> {
+        self.call(format!("no endpoint {ifindex}"))?;
+        self.endpoints.remove(&ifindex);
+        Ok(())
+    }
+
+    fn attach(&mut self, ifindex: u32) -> Result<(), NoRoom> {
+        self.call(format!("attach {ifindex}"))?;
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), NoRoom> {
+        self.call(format!("detach {ifindex}"))?;
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    fn put_identities(&mut self, entries: &BTreeMap<IpAddr, Identity>) -> Result<(), NoRoom> {
+        self.ipcache.extend(entries);
+        if entries.is_empty() { Ok(()) } else { self.call("ipcache".to_owned()) }
+    }
+
+    fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), NoRoom> {
+        self.ipcache.retain(|address, _| !addresses.contains(address));
+        Ok(())
+    }
+
+    fn set_resolvers(&mut self, resolvers: &BTreeMap<u8, IpAddr>) -> Result<(), NoRoom> {
+        self.resolvers.clone_from(resolvers);
+        self.call("resolvers".to_owned())
+    }
+}
+
+const LINK: u32 = 7;
+
+fn identity() -> Identity {
+    Identity::FIRST_WORKLOAD
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn mk_table(names: &[(&str, NameRules)]) -> TableEffect {
+    let cluster = ClusterNames {
+        domain: DnsName::parse("cluster.local").unwrap(),
+        search: Vec::new(),
+        ranges: Vec::new(),
+    };
+    let table = PolicyTable {
+        identity: identity(),
+        egress: Vec::new(),
+        ingress: Vec::new(),
+        names: Arc::new(NamePolicy::ungoverned(Arc::new(cluster))),
+    };
+    let names = names.iter().map(|(address, rules)| (ip(address), *rules)).collect();
+    TableEffect { table: Arc::new(table), names }
+}
+
+fn mk_rules(deadline: u64, rules: &[u16]) -> NameRules {
+    let set = RuleSet::of(rules.iter().copied());
+    NameRules { deadline: Timestamp::from_nanos(deadline), fresh: set, live: set }
+}
+
+fn mk_spec(pod: &str) -> EndpointSpec {
+    EndpointSpec {
+        pod: PodRef { namespace: "shop".into(), name: pod.into() },
+        interface: "veth".to_owned(),
+        identity: identity(),
+        mac: None,
+        addresses: BTreeSet::from([ip("10.244.1.5")]),
+    }
+}
+
+fn mk_effects(table: TableEffect) -> Effects {
+    Effects { tables: BTreeMap::from([(identity(), table)]), ..Effects::default() }
+}
+
+fn mk_first() -> Effects {
+    Effects {
+        ipcache: BTreeMap::from([(ip("10.244.1.5"), Some(identity()))]),
+        endpoints: BTreeMap::from([(LINK, Some(mk_spec("a")))]),
+        resolvers: Some(BTreeMap::from([(0, ip("10.96.0.10"))])),
+        ..mk_effects(mk_table(&[]))
+    }
+}
+
+fn mk_apply() -> Apply<Memory> {
+    Apply::new(Memory::default(), BTreeMap::new(), BTreeSet::new())
+}
+
+/// What a new flow and a known flow of the endpoint find for `address`.
+fn found(kernel: &Memory, address: &str) -> Option<(u64, RuleSet, RuleSet)> {
+    let table = kernel.endpoints[&LINK].table;
+    let key = NameKey { identity: identity().number(), address: ip(address).into() };
+    let entry = kernel.names.get(&key)?;
+    let class = |number: u32| {
+        let is_it = |key: &&PeerKey| key.table == table && key.class == number;
+        let row = kernel.classes.iter().find(|(key, _)| is_it(key));
+        if number == 0 { RuleSet::EMPTY } else { *row.expect("a row for each class").1 }
+    };
+    Some((entry.deadline_ns, class(entry.class), class(entry.live_class)))
+}
+
+#[test]
+fn a_table_is_there_before_its_endpoint_and_the_endpoint_before_its_programs() {
+    let mut apply = mk_apply();
+    let outcome = apply.apply(mk_first());
+    assert_eq!(outcome.failures, Vec::<String>::new());
+    let expected = ["resolvers", "install 1", "ipcache", "endpoint 7 table 1", "attach 7"];
+    assert_eq!(apply.kernel().log, expected);
+}
+
+#[test]
+fn a_swap_writes_the_next_table_first_and_removes_the_last_after() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let before = apply.kernel().endpoints[&LINK].clone();
+    apply.kernel().log.clear();
+    apply.apply(mk_effects(mk_table(&[])));
+    let expected = ["install 2", "endpoint 7 table 2", "attach 7", "remove 1"];
+    assert_eq!(apply.kernel().log, expected);
+    let after = apply.kernel().endpoints[&LINK].clone();
+    assert!(after.generation > before.generation, "flows are judged again");
+    assert_eq!(after.epoch, before.epoch, "flows stay");
+}
+
+#[test]
+fn another_pod_on_the_interface_inherits_no_flow() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let before = apply.kernel().endpoints[&LINK].epoch;
+    let endpoints = BTreeMap::from([(LINK, Some(mk_spec("b")))]);
+    apply.apply(Effects { endpoints, ..Effects::default() });
+    assert_ne!(apply.kernel().endpoints[&LINK].epoch, before);
+}
+
+#[test]
+fn learned_addresses_move_with_the_table() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let place = |address: &str| (identity(), ip(address));
+    let names = BTreeMap::from([
+        (place("203.0.113.1"), Some(mk_rules(9, &[1]))),
+        (place("203.0.113.2"), Some(mk_rules(9, &[1]))),
+    ]);
+    apply.apply(Effects { names, ..Effects::default() });
+    let one = RuleSet::of([1]);
+    assert_eq!(found(apply.kernel(), "203.0.113.1"), Some((9, one, one)));
+
+    // In the next table the first address means another rule, the second none, a third is there.
+    let table = mk_table(&[
+        ("203.0.113.1", mk_rules(12, &[3])),
+        ("203.0.113.2", NameRules::default()),
+        ("203.0.113.3", mk_rules(20, &[3, 4])),
+    ]);
+    apply.apply(mk_effects(table));
+    let (three, both) = (RuleSet::of([3]), RuleSet::of([3, 4]));
+    assert_eq!(found(apply.kernel(), "203.0.113.1"), Some((12, three, three)));
+    assert_eq!(found(apply.kernel(), "203.0.113.2"), None);
+    assert_eq!(found(apply.kernel(), "203.0.113.3"), Some((20, both, both)));
+    let table = apply.kernel().endpoints[&LINK].table;
+    assert!(apply.kernel().classes.keys().all(|key| key.table == table), "nothing is left behind");
+}
+
+#[test]
+fn what_did_not_change_is_not_written_again() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let rules = [("203.0.113.1", mk_rules(9, &[1]))];
+    apply.apply(mk_effects(mk_table(&rules)));
+    apply.kernel().log.clear();
+    let names = BTreeMap::from([((identity(), ip("203.0.113.1")), Some(rules[0].1))]);
+    apply.apply(Effects { names, ..Effects::default() });
+    assert_eq!(apply.kernel().log, Vec::<String>::new());
+}
+
+#[test]
+fn an_identity_without_endpoints_leaves_nothing() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let names = BTreeMap::from([((identity(), ip("203.0.113.1")), Some(mk_rules(9, &[1])))]);
+    apply.apply(Effects { names, ..Effects::default() });
+    apply.apply(Effects {
+        endpoints: BTreeMap::from([(LINK, None)]),
+        retired: BTreeSet::from([identity()]),
+        ipcache: BTreeMap::from([(ip("10.244.1.5"), None)]),
+        ..Effects::default()
+    });
+    let kernel = apply.into_kernel();
+    assert!(kernel.tables.is_empty() && kernel.classes.is_empty() && kernel.names.is_empty());
+    assert!(kernel.endpoints.is_empty() && kernel.attached.is_empty());
+    assert!(kernel.ipcache.is_empty());
+}
+
+/// Whichever write fails, it is told, and trying again ends where it should.
+#[test]
+fn whichever_write_fails_is_told_and_heals() {
+    let old = [("203.0.113.1", mk_rules(9, &[1]))];
+    let new = [("203.0.113.1", mk_rules(9, &[2])), ("203.0.113.2", mk_rules(9, &[2, 3]))];
+    for failing in 1..12 {
+        let mut apply = mk_apply();
+        apply.apply(mk_first());
+        apply.apply(mk_effects(mk_table(&old)));
+        let calls = apply.kernel().calls;
+        apply.kernel().failing = BTreeSet::from([calls + failing]);
+        let outcome = apply.apply(mk_effects(mk_table(&new)));
+        let failed = apply.kernel().calls >= calls + failing;
+        assert_eq!(!outcome.failures.is_empty(), failed, "call {failing} is told");
+        for _ in 0..3 {
+            let mut again = Effects::default();
+            for identity in apply.retry_identities() {
+                again.tables.insert(identity, mk_table(&new));
+            }
+            apply.apply(again);
+        }
+        assert!(!apply.needs_retry(), "call {failing}");
+        let (two, both) = (RuleSet::of([2]), RuleSet::of([2, 3]));
+        let kernel = apply.into_kernel();
+        assert_eq!(found(&kernel, "203.0.113.1"), Some((9, two, two)), "call {failing}");
+        assert_eq!(found(&kernel, "203.0.113.2"), Some((9, both, both)), "call {failing}");
+        assert_eq!(kernel.tables.len(), 1, "call {failing}");
+    }
+}
+
+#[test]
+fn a_take_over_keeps_the_flows_of_endpoints_that_are_the_same() {
+    let mut first = mk_apply();
+    first.apply(mk_first());
+    let mut kernel = first.into_kernel();
+    kernel.endpoints.insert(99, EndpointRow { ifindex: 99, ..kernel.endpoints[&LINK].clone() });
+    let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
+    let before = rows[&LINK].clone();
+
+    let mut second = Apply::new(kernel, rows, tables);
+    second.apply(mk_first());
+    second.finish_take_over(Unknown::Go);
+    let kernel = second.into_kernel();
+    let after = &kernel.endpoints[&LINK];
+    assert_eq!(after.epoch, before.epoch);
+    assert!(after.generation > before.generation && after.table != before.table);
+    assert_eq!(kernel.endpoints.len(), 1, "an endpoint that nobody names is gone");
+    assert_eq!(kernel.tables, BTreeSet::from([after.table]));
+}
+
+#[test]
+fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
+    let mut first = mk_apply();
+    first.apply(mk_first());
+    let kernel = first.into_kernel();
+    let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
+    let mut second = Apply::new(kernel, rows.clone(), tables);
+    second.apply(Effects::default());
+    second.finish_take_over(Unknown::Stay);
+    let kernel = second.into_kernel();
+    assert_eq!(kernel.endpoints, rows);
+    assert!(kernel.attached.contains(&LINK));
+}

@@ -5,6 +5,8 @@
 
 mod locate;
 pub mod netlink;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use locate::{Attachment, Interface, LocateError, locate};

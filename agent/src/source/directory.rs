@@ -3,6 +3,7 @@
 //! Each look reads the files whose content changed. A file that turns bad keeps what it last said:
 //! a broken document takes nothing back, and the rest of its file and every other file count.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
@@ -275,15 +276,16 @@ impl File {
                 match object::parse(value) {
                     Ok(object) => {
                         let reference = object.reference();
-                        if objects.contains_key(&reference) {
-                            problems.push(Problem {
+                        match objects.entry(reference) {
+                            Entry::Vacant(place) => {
+                                place.insert((line, Arc::new(object)));
+                            }
+                            Entry::Occupied(place) => problems.push(Problem {
                                 line: Some(line),
-                                object: Some(reference.to_string()),
+                                object: Some(place.key().to_string()),
                                 fix: Some("remove one of the two".to_owned()),
                                 ..mk_problem(path, "defined twice in this file".to_owned())
-                            });
-                        } else {
-                            objects.insert(reference, (line, Arc::new(object)));
+                            }),
                         }
                     }
                     Err(error) => {

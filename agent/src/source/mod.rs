@@ -2,6 +2,8 @@
 
 mod directory;
 mod follow;
+#[cfg(test)]
+mod tests;
 pub mod yaml;
 
 pub use directory::{Changes, Directory, Problem};

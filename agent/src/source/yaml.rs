@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn crlf_bom_comments_and_directives_are_read() {
         let text = "\u{feff}%YAML 1.2\r\n---\r\na: x\r\n--- # second\r\nb: [1, 2]\r\n";
-        assert_eq!(read(text), [(3, Ok(json!({"a": "x"}))), (4, Ok(json!({"b": [1, 2]})))]);
+        assert_eq!(read(text), [(3, Ok(json!({"a": "x"}))), (5, Ok(json!({"b": [1, 2]})))]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod desired;
 mod effects;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -196,10 +198,15 @@ impl State {
             }
             opened.entry(ttl).or_default().insert(address);
         }
+        let opens_any = taught.withheld.len() < answer.addresses.len();
         for (ttl, addresses) in &opened {
             let ttl = Duration::from_secs(u64::from(*ttl));
             let deadline = self.settings.window.deadline(ttl, now);
-            self.learned.learn(answer.identity, &answer.name, addresses, deadline)?;
+            let learned = self.learned.learn(answer.identity, &answer.name, addresses, deadline);
+            // Where nothing is to be opened the name matters to records alone.
+            if opens_any {
+                learned?;
+            }
         }
         let places = answer.addresses.iter().map(|(address, _)| (answer.identity, *address));
         let effects = self.rewrite(places.collect());

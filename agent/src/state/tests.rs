@@ -1,0 +1,287 @@
+use namegate_policy::object::ObjectRef;
+
+use super::*;
+use crate::endpoints::Interface;
+use crate::testing::mk_objects;
+
+const OBJECTS: &str = r"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: checkout, namespace: shop, labels: {app: checkout}, annotations: {namegate.dev/netns: /run/netns/a}}
+status: {podIPs: [{ip: 10.244.1.5}, {ip: 'fd00:10:244:1::5'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {namegate.dev/interface: veth-web}}
+status: {podIPs: [{ip: 10.244.1.6}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ports: [{port: 53, protocol: UDP}]}
+---
+apiVersion: namegate.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: apis, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: checkout}}
+  egress:
+  - to: [{fqdn: '*.example.com'}]
+    ports: [{protocol: TCP, port: 443}]
+";
+
+const CHECKOUT_LINK: u32 = 7;
+const WEB_LINK: u32 = 9;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_nanos(seconds * 1_000_000_000)
+}
+
+fn mk_state() -> State {
+    State::new(Settings {
+        cluster_domain: DnsName::parse("cluster.local").unwrap(),
+        ranges: ClusterRanges {
+            pods: vec!["10.244.0.0/16".parse().unwrap()],
+            ..Default::default()
+        },
+        guard: RebindingGuard::Relaxed,
+        window: Window { min_ttl: Duration::from_secs(10), grace: Duration::from_secs(5) },
+        resolvers: vec![ip("192.0.2.53"), ip("2001:db8::53")],
+        own_addresses: BTreeSet::new(),
+        has_ipv6: false,
+    })
+}
+
+fn upsert(text: &str) -> Event {
+    Event::Objects(source::Changes { upserts: mk_objects(text), ..Default::default() })
+}
+
+fn remove(text: &str) -> Event {
+    let removals: Vec<ObjectRef> = mk_objects(text).iter().map(|o| o.reference()).collect();
+    Event::Objects(source::Changes { removals, ..Default::default() })
+}
+
+fn mk_town(pods: &[(&str, u32)]) -> Town {
+    let found = |(name, index): &(&str, u32)| {
+        let interface =
+            Interface { index: *index, name: format!("veth-{name}"), pod_mac: Some([2; 6]) };
+        (("shop".into(), (*name).into()), Ok(interface))
+    };
+    Town {
+        host_addresses: BTreeSet::from([ip("10.244.1.1"), ip("192.0.2.1")]),
+        pods: pods.iter().map(found).collect(),
+        interfaces: pods.iter().map(|(_, index)| *index).collect(),
+    }
+}
+
+/// A state with both pods located, and the identity of the first.
+fn mk_running() -> (State, Identity) {
+    let mut state = mk_state();
+    state.handle(upsert(OBJECTS), at(1));
+    state.handle(Event::Town(mk_town(&[("checkout", CHECKOUT_LINK), ("web", WEB_LINK)])), at(1));
+    let identity = state.endpoints[&CHECKOUT_LINK].identity;
+    (state, identity)
+}
+
+fn mk_answer(identity: Identity, name: &str, addresses: &[(&str, u32)]) -> Answer {
+    Answer {
+        identity,
+        name: DnsName::parse(name).unwrap(),
+        clauses: Vec::new(),
+        addresses: addresses.iter().map(|(address, ttl)| (ip(address), *ttl)).collect(),
+    }
+}
+
+#[test]
+fn pods_are_looked_for_where_they_say_they_live() {
+    let effects = mk_state().handle(upsert(OBJECTS), at(1));
+    let wanted = effects.wanted.expect("pods to look for");
+    let attachments: Vec<String> = wanted.values().map(|(a, _)| format!("{a:?}")).collect();
+    assert_eq!(attachments, [r#"Namespace("/run/netns/a")"#, r#"Interface("veth-web")"#]);
+    assert!(effects.endpoints.is_empty(), "nothing is enforced on an unknown interface");
+    assert_eq!(effects.ipcache.len(), 3);
+}
+
+#[test]
+fn an_endpoint_comes_with_its_table() {
+    let mut state = mk_state();
+    state.handle(upsert(OBJECTS), at(1));
+    let effects = state.handle(Event::Town(mk_town(&[("checkout", CHECKOUT_LINK)])), at(1));
+    let spec = effects.endpoints[&CHECKOUT_LINK].clone().expect("an endpoint");
+    assert_eq!(spec.addresses, BTreeSet::from([ip("10.244.1.5"), ip("fd00:10:244:1::5")]));
+    assert_eq!(spec.mac, Some([2; 6]));
+    assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&spec.identity]);
+    assert!(effects.tables[&spec.identity].table.names.is_governed());
+    assert_eq!(effects.ipcache[&ip("10.244.1.1")], Some(Identity::HOST));
+}
+
+#[test]
+fn only_tables_that_differ_are_replaced() {
+    let (mut state, identity) = mk_running();
+    let effects = state.handle(upsert(OBJECTS), at(2));
+    assert!(effects.endpoints.is_empty() && effects.ipcache.is_empty(), "nothing differs");
+    let other = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {name: closed, namespace: shop}\n\
+                 spec: {podSelector: {matchLabels: {app: checkout}}, policyTypes: [Ingress]}\n";
+    let effects = state.handle(upsert(other), at(3));
+    assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&identity]);
+    let effects = state.handle(remove(other), at(4));
+    assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&identity]);
+}
+
+#[test]
+fn a_pod_that_vanishes_takes_everything_with_it() {
+    let (mut state, identity) = mk_running();
+    state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(2)).unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: checkout, namespace: shop}\n";
+    let effects = state.handle(remove(pod), at(3));
+    assert_eq!(effects.endpoints[&CHECKOUT_LINK], None);
+    assert_eq!(effects.retired, BTreeSet::from([identity]));
+    assert_eq!(effects.ipcache[&ip("10.244.1.5")], None);
+    assert_eq!(effects.labels[&(identity, ip("203.0.113.1"))].len(), 0);
+    assert_eq!(state.next_deadline(), None);
+}
+
+#[test]
+fn an_interface_that_comes_back_is_an_endpoint_again() {
+    let (mut state, _) = mk_running();
+    let gone = state.handle(Event::Town(mk_town(&[("web", WEB_LINK)])), at(2));
+    assert_eq!(gone.endpoints[&CHECKOUT_LINK], None);
+    let town = mk_town(&[("checkout", 12), ("web", WEB_LINK)]);
+    let back = state.handle(Event::Town(town), at(3));
+    assert!(back.endpoints[&12].is_some());
+    assert_eq!(back.tables.len(), 1);
+}
+
+#[test]
+fn ep_10_an_answer_opens_its_addresses_for_a_while() {
+    let (mut state, identity) = mk_running();
+    let address = ip("203.0.113.1");
+    let answer = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]);
+    let (effects, taught) = state.teach(&answer, at(100)).unwrap();
+    assert_eq!(taught, Taught { open_until: Some(at(125)), withheld: Vec::new() });
+    let rules = effects.names[&(identity, address)].expect("open");
+    assert_eq!(rules.deadline, at(125));
+    assert!(!rules.fresh.is_empty() && rules.fresh == rules.live);
+    assert_eq!(effects.labels[&(identity, address)], ["a.example.com".into()]);
+    assert_eq!(state.next_deadline(), Some(at(125)));
+
+    let effects = state.handle(Event::Tick, at(125));
+    let rules = effects.names[&(identity, address)].expect("kept for live flows");
+    assert!(rules.fresh.is_empty() && !rules.live.is_empty());
+
+    let in_use = BTreeSet::from([(identity, address)]);
+    let effects = state.handle(Event::Swept { since: at(130), in_use }, at(130));
+    assert!(effects.names.is_empty(), "a flow lives");
+    let effects = state.handle(Event::Swept { since: at(140), in_use: BTreeSet::new() }, at(140));
+    assert_eq!(effects.names[&(identity, address)], None, "the last flow is gone");
+}
+
+#[test]
+fn ep_9_addresses_of_the_cluster_are_not_opened_by_names() {
+    let (mut state, identity) = mk_running();
+    let cases = [
+        ("10.244.1.6", NotOpened::Pod),
+        ("10.244.77.1", NotOpened::Pod),
+        ("10.96.0.10", NotOpened::Service),
+        ("192.0.2.1", NotOpened::Node),
+        ("169.254.169.254", NotOpened::LinkLocal),
+    ];
+    for (address, reason) in cases {
+        let answer = mk_answer(identity, "a.example.com", &[(address, 20)]);
+        let (effects, taught) = state.teach(&answer, at(1)).unwrap();
+        assert_eq!(taught.open_until, None, "{address}");
+        assert_eq!(taught.withheld, [(ip(address), Withheld::NotOpened(reason))], "{address}");
+        assert_eq!(effects.names[&(identity, ip(address))], None, "{address}");
+    }
+}
+
+#[test]
+fn an_answer_decided_under_a_policy_that_is_gone_opens_nothing() {
+    let (mut state, identity) = mk_running();
+    let policy = "apiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\n\
+                  metadata: {name: apis, namespace: shop}\n\
+                  spec: {podSelector: {matchLabels: {app: checkout}}}\n";
+    state.handle(upsert(policy), at(2));
+    let mut answer = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]);
+    answer.clauses = vec![0];
+    assert!(matches!(state.teach(&answer, at(3)), Err(TeachError::Stale)));
+    assert_eq!(state.next_deadline(), None, "nothing is learned");
+}
+
+#[test]
+fn a_policy_change_takes_learned_addresses_along() {
+    let (mut state, identity) = mk_running();
+    let answer = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]);
+    state.teach(&answer, at(1)).unwrap();
+    let policy = "apiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\n\
+                  metadata: {name: apis, namespace: shop}\nspec:\n\
+                  \x20 podSelector: {matchLabels: {app: checkout}}\n\
+                  \x20 egress:\n  - to: [{fqdn: b.example.com}]\n";
+    let effects = state.handle(upsert(policy), at(2));
+    let rules = effects.tables[&identity].names[&ip("203.0.113.1")];
+    assert_eq!(rules, NameRules::default(), "the name is allowed no more");
+}
+
+#[test]
+fn troubles_are_told_once() {
+    let mut state = mk_state();
+    let pods = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: x, annotations: {namegate.dev/netns: /n}}\n\
+                status: {podIPs: [{ip: 10.244.1.5}]}\n---\n\
+                apiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: x, annotations: {namegate.dev/netns: /m}}\n\
+                status: {podIPs: [{ip: 10.244.1.5}]}\n---\n\
+                apiVersion: v1\nkind: Pod\nmetadata: {name: c, namespace: x, annotations: {namegate.dev/netns: /o}}\n";
+    let first = state.handle(upsert(pods), at(1));
+    let told = |part: &str| first.notices.iter().filter(|notice| notice.contains(part)).count();
+    assert_eq!(told("Pod x/b: status.podIPs: 10.244.1.5 belongs to Pod x/a"), 1);
+    assert_eq!(told("Pod x/c: status.podIPs: the pod has no addresses"), 1);
+    assert_eq!(first.notices.len(), 2, "{:?}", first.notices);
+
+    let mut town = Town::default();
+    let missing = Err("network namespace /n: no such file".into());
+    town.pods.insert(("x".into(), "a".into()), missing);
+    let second = state.handle(Event::Town(town.clone()), at(2));
+    assert_eq!(second.notices, ["Pod x/a: network namespace /n: no such file"]);
+    assert!(state.handle(Event::Town(town), at(3)).notices.is_empty());
+}
+
+#[test]
+fn a_pod_without_addresses_may_send_nothing() {
+    let mut state = mk_state();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, annotations: {namegate.dev/interface: v}}\n";
+    state.handle(upsert(pod), at(1));
+    let effects = state.handle(Event::Town(mk_town(&[("a", 5)])), at(1));
+    assert_eq!(effects.endpoints[&5].as_ref().unwrap().addresses, BTreeSet::new());
+}
+
+#[test]
+fn two_pods_on_one_interface_are_told_apart_by_order() {
+    let mut state = mk_state();
+    state.handle(upsert(OBJECTS), at(1));
+    let effects = state.handle(Event::Town(mk_town(&[("checkout", 7), ("web", 7)])), at(1));
+    assert_eq!(effects.endpoints.len(), 1);
+    assert_eq!(&*effects.endpoints[&7].as_ref().unwrap().pod.name, "checkout");
+    assert!(effects.notices[0].contains("Pod shop/web"), "{:?}", effects.notices);
+}
+
+#[test]
+fn ep_2_resolvers_are_those_of_the_cluster_the_node_and_the_operator() {
+    let mut state = mk_state();
+    let slots = state.handle(upsert(OBJECTS), at(1)).resolvers.expect("resolvers");
+    let known = [ip("10.96.0.10"), crate::resolvers::NODE_LOCAL, ip("192.0.2.53")];
+    assert_eq!(slots, (0..).zip(known).collect(), "no IPv6 resolver where there is no IPv6");
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+                 metadata: {name: kube-dns-x, namespace: kube-system, labels: {kubernetes.io/service-name: kube-dns}}\n\
+                 endpoints: [{addresses: [10.244.1.53]}]\nports: [{name: dns, port: 53, protocol: UDP}]\n";
+    let slots = state.handle(upsert(slice), at(2)).resolvers.expect("one more");
+    assert_eq!(slots[&0], ip("10.96.0.10"), "slots stay");
+    assert_eq!(slots[&3], ip("10.244.1.53"));
+}

@@ -32,7 +32,6 @@ impl Capture {
             namespace.command("tcpdump").args([
                 "-n",
                 "-l",
-                "-e",
                 "--immediate-mode",
                 "-Z",
                 "root",
@@ -77,5 +76,30 @@ impl Capture {
             Ok(None)
         })?;
         Ok(seen)
+    }
+}
+
+/// The lines of `seen` whose packets come from an address that begins with one of `prefixes`.
+pub fn sent_by<'a>(seen: &'a [String], prefixes: &[&str]) -> Vec<&'a str> {
+    let is_from = |line: &&str| {
+        let source = line.split_whitespace().nth(2).unwrap_or_default();
+        line.contains(" > ") && prefixes.iter().any(|prefix| source.starts_with(prefix))
+    };
+    seen.iter().map(String::as_str).filter(is_from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_senders_side_counts() {
+        let seen = [
+            "13:00:00.1 IP 203.0.113.20.443 > 10.244.1.10.5: Flags [.]".to_owned(),
+            "13:00:00.2 IP 10.244.1.10.5 > 203.0.113.20.443: Flags [.]".to_owned(),
+            "13:00:00.3 IP6 fd00:10:244:1::a > ff02::2: ICMP6".to_owned(),
+        ];
+        assert_eq!(sent_by(&seen, &["10.244.1."]), [seen[1].as_str()]);
+        assert_eq!(sent_by(&seen, &["10.244.1.", "fd00:"]).len(), 2);
     }
 }

@@ -50,13 +50,13 @@ const BAD_OBJECTS: [(&str, &str, &[&str]); 7] = [
     (
         "no-addresses",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: nowhere, namespace: shop, \
-         annotations: {namegate.dev/interface: br0}}\nstatus: {phase: Running}\n",
+         annotations: {namegate.dev/interface: spare0}}\nstatus: {phase: Running}\n",
         &["nowhere", "podIPs"],
     ),
     (
         "same-address",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: twin, namespace: shop, \
-         annotations: {namegate.dev/netns: /run/netns/town-kube-dns}}\n\
+         annotations: {namegate.dev/interface: spare0}}\n\
          status: {phase: Running, podIPs: [{ip: 10.244.1.10}]}\n",
         &["twin", "10.244.1.10"],
     ),
@@ -68,6 +68,11 @@ fn bad_object_is_reported_and_changes_nothing_else() -> Result<()> {
     else {
         return Ok(());
     };
+    scene
+        .town
+        .node
+        .namespace
+        .ip(&["link add spare0 type veth peer name spare1", "link set spare0 up"])?;
     for (case, text, words) in BAD_OBJECTS {
         let before = scene.agent.log().len();
         scene.manifests.write(&format!("{case}.yaml"), text)?;

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use namegate_integration::addresses::{
     AUTHORITY, DB, DB_PORT, ECHO, ECHO_PORT, EVIL, METADATA, NODE, ROUTER, STRIPE, WEB,
 };
-use namegate_integration::capture::Capture;
+use namegate_integration::capture::{Capture, sent_by};
 use namegate_integration::dns::{Query, Transport};
 use namegate_integration::node::UPLINK;
 use namegate_integration::patience::wait_until;
@@ -179,10 +179,7 @@ fn nothing_of_a_denied_pod_leaves_the_node() -> Result<()> {
         })
     })?;
     let seen = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
-    let leaked: Vec<_> = seen
-        .iter()
-        .filter(|line| line.contains("10.244.1.") || line.contains("fd00:10:244:1:"))
-        .collect();
+    let leaked = sent_by(&seen, &["10.244.1.", "fd00:10:244:1:"]);
     assert!(leaked.is_empty(), "left the node: {leaked:#?}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::stage::Stage;
 use crate::addresses::{AUTHORITY, DB, DB_PORT, EVIL, METADATA, RELEASES, ROUTER, STRIPE};
-use crate::capture::Capture;
+use crate::capture::{Capture, sent_by};
 use crate::dns::Query;
 use crate::node::UPLINK;
 use crate::patience::wait_until;
@@ -332,16 +332,11 @@ fn nothing_leaves(stage: &Stage, scene: &mut Scene) -> Result<String> {
         ensure!(!checkout.ping(evil.ip())?, "{evil} answered a ping");
     }
     let seen = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
-    let leaked: Vec<_> = seen.iter().filter(|line| is_of(line, checkout)).collect();
+    let own = [checkout.addresses.v4.to_string(), checkout.addresses.v6.to_string()];
+    let leaked = sent_by(&seen, &own.each_ref().map(String::as_str));
     ensure!(leaked.is_empty(), "left the node: {leaked:?}");
-    stage.happens(&format!("{} packets of the checkout on the outside interface", leaked.len()));
+    stage.happens("0 packets of the checkout on the outside interface");
     Ok("0 packets on the outside interface".to_owned())
-}
-
-fn is_of(line: &str, pod: &Pod) -> bool {
-    line.contains(&format!("{}.", pod.addresses.v4))
-        || line.contains(&format!("{} ", pod.addresses.v4))
-        || line.contains(&pod.addresses.v6.to_string())
 }
 
 fn curl(

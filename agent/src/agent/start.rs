@@ -77,10 +77,12 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     }
     let leftovers = datapath.identities().context("cannot read the addresses of pods")?;
     let leftover_names = datapath.names().context("cannot read the learned addresses")?;
+    let classes = leftover_names.values().map(|entry| entry.class.max(entry.live_class));
+    let first_class = classes.max().unwrap_or(0).saturating_add(1);
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
     let mut agent = Agent {
         state: State::new(super::settings(args, &link)?),
-        apply: Apply::new(datapath, inherited, tables),
+        apply: Apply::new(datapath, inherited, tables, first_class),
         registry: Arc::clone(&registry),
         log: log.clone(),
         proxy,

@@ -34,6 +34,8 @@ pub struct Apply<K> {
     next_table: u32,
     next_generation: u32,
     next_epoch: u32,
+    /// Classes below belong to rows of an earlier agent.
+    first_class: u32,
     /// Tables that no endpoint should name any more.
     stale_tables: BTreeSet<u32>,
     retry: Retry,
@@ -83,8 +85,14 @@ pub struct Outcome {
 }
 
 impl<K: Kernel> Apply<K> {
-    /// Takes over from an earlier agent that left these endpoints and tables in force.
-    pub fn new(kernel: K, inherited: BTreeMap<u32, EndpointRow>, tables: BTreeSet<u32>) -> Self {
+    /// Takes over from an earlier agent that left these endpoints and tables in force, and learned
+    /// addresses of classes below `first_class`.
+    pub fn new(
+        kernel: K,
+        inherited: BTreeMap<u32, EndpointRow>,
+        tables: BTreeSet<u32>,
+        first_class: u32,
+    ) -> Self {
         let above = |numbers: &mut dyn Iterator<Item = u32>| numbers.max().unwrap_or(0) + 1;
         Self {
             kernel,
@@ -94,6 +102,7 @@ impl<K: Kernel> Apply<K> {
             next_generation: above(&mut inherited.values().map(|row| row.generation)),
             next_epoch: above(&mut inherited.values().map(|row| row.epoch)),
             inherited,
+            first_class,
             stale_tables: tables,
             retry: Retry::default(),
         }
@@ -209,7 +218,7 @@ impl<K: Kernel> Apply<K> {
         let number = identity.number();
         let mut book = match self.identities.get(&identity) {
             Some(known) => known.book.clone(),
-            None => NameBook::new(number, table),
+            None => NameBook::new(number, table).with_first_class(self.first_class),
         };
         let rules = |address: Address| {
             let rules = effect.names.get(&IpAddr::from(address)).copied().unwrap_or_default();
@@ -241,15 +250,20 @@ impl<K: Kernel> Apply<K> {
         });
         let told = told.unwrap_or_default();
         let in_force = InForce { table, policy: Arc::clone(&effect.table), book, told };
-        if let Some(old) = self.identities.insert(identity, in_force) {
-            self.stale_tables.insert(old.table);
-        }
+        let old = self.identities.insert(identity, in_force);
+        let is_first = old.is_none();
+        self.stale_tables.extend(old.map(|old| old.table));
         outcome.tables.insert(table, Arc::clone(&effect.table));
         let names = effect
             .names
             .iter()
             .map(|(address, rules)| (*address, (!rules.live.is_empty()).then_some(*rules)));
-        after.push((identity, names.collect()));
+        if is_first {
+            // No endpoint uses the table yet: flows that live must find their names there at once.
+            self.write_names(identity, names.collect(), outcome);
+        } else {
+            after.push((identity, names.collect()));
+        }
     }
 
     fn write_ipcache(

@@ -165,7 +165,7 @@ fn mk_first() -> Effects {
 }
 
 fn mk_apply() -> Apply<Memory> {
-    Apply::new(Memory::default(), BTreeMap::new(), BTreeSet::new())
+    Apply::new(Memory::default(), BTreeMap::new(), BTreeSet::new(), 1)
 }
 
 /// What a new flow and a known flow of the endpoint find for `address`.
@@ -243,6 +243,18 @@ fn learned_addresses_move_with_the_table() {
 }
 
 #[test]
+fn a_first_table_has_its_names_before_its_endpoint() {
+    let table = mk_table(&[("203.0.113.1", mk_rules(9, &[1]))]);
+    let mut apply = Apply::new(Memory::default(), BTreeMap::new(), BTreeSet::new(), 40);
+    apply.apply(Effects { tables: BTreeMap::from([(identity(), table)]), ..mk_first() });
+    let place = |what: &str, log: &[String]| log.iter().position(|call| call.starts_with(what));
+    let log = apply.kernel().log.clone();
+    assert!(place("names", &log) < place("endpoint", &log), "{log:?}");
+    let classes: Vec<u32> = apply.kernel().names.values().map(|entry| entry.class).collect();
+    assert_eq!(classes, [40], "no class of an earlier agent is used again");
+}
+
+#[test]
 fn what_did_not_change_is_not_written_again() {
     let mut apply = mk_apply();
     apply.apply(mk_first());
@@ -311,7 +323,7 @@ fn a_take_over_keeps_the_flows_of_endpoints_that_are_the_same() {
     let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
     let before = rows[&LINK].clone();
 
-    let mut second = Apply::new(kernel, rows, tables);
+    let mut second = Apply::new(kernel, rows, tables, 1);
     second.apply(mk_first());
     second.finish_take_over(Unknown::Go);
     let kernel = second.into_kernel();
@@ -328,7 +340,7 @@ fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
     first.apply(mk_first());
     let kernel = first.into_kernel();
     let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
-    let mut second = Apply::new(kernel, rows.clone(), tables);
+    let mut second = Apply::new(kernel, rows.clone(), tables, 1);
     second.apply(Effects::default());
     second.finish_take_over(Unknown::Stay);
     let kernel = second.into_kernel();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use namegate_policy::identity::Identity;
+use namegate_policy::learned::Lease;
 use namegate_policy::object::{Object, ObjectKind, ObjectRef};
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::rule::{PolicyKind, PolicyRef, ServiceRef};
@@ -75,6 +76,7 @@ impl State {
         self.update_wanted(&mut effects, &mut troubles);
         self.update_addresses(&mut effects, &mut troubles);
         let endpoints = self.desired_endpoints(&mut troubles);
+        self.inherit_names(&endpoints, &mut effects);
         self.update_tables(&endpoints, reworded, &mut effects, &mut troubles);
         self.update_endpoints(endpoints, &mut effects);
         self.update_resolvers(&mut effects, &mut troubles);
@@ -177,6 +179,39 @@ impl State {
             endpoints.insert(interface.index, spec);
         }
         endpoints
+    }
+
+    /// Gives a pod whose labels changed the names that it learned: its live flows need them. Only an
+    /// identity that no endpoint had before inherits, so that nobody else gains by it (EP-10).
+    fn inherit_names(&mut self, endpoints: &BTreeMap<u32, EndpointSpec>, effects: &mut Effects) {
+        let moves: BTreeSet<(Identity, Identity)> = endpoints
+            .iter()
+            .filter_map(|(index, spec)| {
+                let before = self.endpoints.get(index)?;
+                let is_moved = before.pod == spec.pod && !self.built.contains_key(&spec.identity);
+                is_moved.then_some((before.identity, spec.identity))
+            })
+            .collect();
+        for (from, to) in moves {
+            let held: Vec<_> = self
+                .learned
+                .addresses(from)
+                .flat_map(|address| {
+                    let leases = self.learned.leases((from, address));
+                    leases.map(move |(name, lease)| (address, name.clone(), lease))
+                })
+                .collect();
+            for (address, name, lease) in held {
+                let deadline = match lease {
+                    Lease::Fresh { deadline } => deadline,
+                    Lease::Lingering { since } => since,
+                };
+                if self.restore(to, &name, address, deadline) {
+                    let names = effects.labels.entry((to, address)).or_default();
+                    names.push(name.to_string().into());
+                }
+            }
+        }
     }
 
     /// Builds the tables of all identities that endpoints have, and finds those that differ.

@@ -232,6 +232,21 @@ fn a_policy_change_takes_learned_addresses_along() {
 }
 
 #[test]
+fn a_pod_with_other_labels_keeps_what_it_learned() {
+    let (mut state, identity) = mk_running();
+    state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(1)).unwrap();
+    let relabelled = OBJECTS.replace("{app: checkout}, ann", "{app: checkout, tier: x}, ann");
+    let effects = state.handle(upsert(&relabelled), at(2));
+    let other = state.endpoints[&CHECKOUT_LINK].identity;
+    assert_ne!(other, identity);
+    let rules = effects.tables[&other].names[&ip("203.0.113.1")];
+    assert_eq!(rules.deadline, at(26));
+    assert!(!rules.fresh.is_empty());
+    assert_eq!(effects.labels[&(other, ip("203.0.113.1"))], ["a.example.com".into()]);
+    assert_eq!(state.learned().addresses(identity).count(), 0, "the old identity is gone");
+}
+
+#[test]
 fn troubles_are_told_once() {
     let mut state = mk_state();
     let pods = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: x, annotations: {namegate.dev/netns: /n}}\n\

@@ -70,6 +70,14 @@ impl NameBook {
         }
     }
 
+    /// Numbers classes from `first` on: above those of rows that an earlier agent left, which would
+    /// mean something else.
+    #[must_use]
+    pub fn with_first_class(mut self, first: u32) -> Self {
+        self.next = first.max(NO_CLASS + 1);
+        self
+    }
+
     /// Whether no address is held.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cilium;
 pub mod cluster;
 pub mod dns;
 mod field;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api;
+use crate::cilium;
 use crate::cluster;
 use crate::kubernetes;
 use crate::problem::{FieldError, Problem};
@@ -210,6 +211,12 @@ fn parse_as(
         }
         (cluster::API_VERSION, "ClusterNetworkPolicy") => {
             Object::Policy(cluster::cluster_network_policy(&strict(value)?)?)
+        }
+        (cilium::API_VERSION, "CiliumNetworkPolicy") => {
+            Object::Policy(cilium::network_policy(&strict(value)?)?)
+        }
+        (cilium::API_VERSION, "CiliumClusterwideNetworkPolicy") => {
+            Object::Policy(cilium::clusterwide_network_policy(&strict(value)?)?)
         }
         (api::API_VERSION, "EgressPolicy") => Object::Policy(api::egress_policy(&strict(value)?)?),
         (api::API_VERSION, "ClusterEgressPolicy") => {

@@ -158,6 +158,12 @@ pub enum Problem {
         /// As written.
         text: String,
     },
+    /// Something that another implementation of the API does, and this one does not.
+    #[error("{feature} is not supported")]
+    Unsupported {
+        /// What is not.
+        feature: &'static str,
+    },
     /// Names where they cannot be complete (CNP-13).
     #[error("domainNames can only be in an Accept rule of the Admin tier")]
     DomainNamesOutsideAccept,
@@ -235,6 +241,9 @@ impl Problem {
             Self::SelectorValues { wants_values: false, .. } => "remove values".to_owned(),
             Self::NotAnObjectName { .. } => {
                 "write lower-case letters, digits, `-` and `.`".to_owned()
+            }
+            Self::Unsupported { .. } => {
+                "remove it, or say it in another way; the object is not in force".to_owned()
             }
             Self::DomainNamesOutsideAccept => {
                 "match by networks, or move the rule to the Admin tier as Accept".to_owned()

@@ -88,6 +88,10 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2`
     ClusterNetworkPolicy,
+    /// `cilium.io/v2`
+    CiliumNetworkPolicy,
+    /// `cilium.io/v2`
+    CiliumClusterwideNetworkPolicy,
 }
 
 impl fmt::Display for PolicyKind {
@@ -96,6 +100,8 @@ impl fmt::Display for PolicyKind {
             Self::EgressPolicy => "EgressPolicy",
             Self::ClusterEgressPolicy => "ClusterEgressPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
+            Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
             // Other groups have kinds of this name (CNP-23).
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy.policy.networking.k8s.io",
         })

@@ -103,6 +103,11 @@ fn cluster_network_policy_cases_hold() {
     check("cluster_network_policy", include_str!("cases/cluster_network_policy.yaml"));
 }
 
+#[test]
+fn cilium_cases_hold() {
+    check("cilium", include_str!("cases/cilium.yaml"));
+}
+
 fn check(file: &str, text: &str) {
     let cases: Vec<Written> =
         serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));

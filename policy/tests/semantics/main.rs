@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
 
 mod cases;
+mod corpus;
 mod engine;
 mod random;

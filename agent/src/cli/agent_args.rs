@@ -71,7 +71,7 @@ pub struct AgentArgs {
     #[arg(long, env = "NAMEGATE_TTL_GRACE", value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     pub ttl_grace: Duration,
     /// How long a lookup may take at the resolver
-    #[arg(long, env = "NAMEGATE_DNS_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    #[arg(long, env = "NAMEGATE_DNS_TIMEOUT", value_name = "DURATION", default_value = "4s", value_parser = duration::parse)]
     pub dns_timeout: Duration,
     /// Whether a name may open private addresses outside the cluster's ranges
     #[arg(long, env = "NAMEGATE_REBINDING_GUARD", value_enum, default_value = "standard")]

@@ -33,7 +33,7 @@ const TOWN: &str = "town";
 const LOCK: &str = "/run/namegate-demo.lock";
 /// An address stays open for this long after an answer (a real node keeps the defaults, 30 s and
 /// 60 s), so that the story needs no patience.
-const LIFE: [&str; 4] = ["--min-ttl", "1s", "--ttl-grace", "2s"];
+const LIFE: [&str; 4] = ["--min-ttl", "1s", "--ttl-grace", "1s"];
 
 /// Builds the town, tells the story, and says whether everything went as told.
 pub fn run() -> Result<bool> {

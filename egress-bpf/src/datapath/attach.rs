@@ -11,7 +11,7 @@ use aya::programs::{LinkOrder, ProgramError, TcAttachType};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 use super::error::DatapathError;
-use super::{Datapath, load};
+use super::{Datapath, load, unlink};
 use crate::abi::Direction;
 
 impl Datapath {
@@ -30,7 +30,13 @@ impl Datapath {
     /// Detaches both programs from an interface; one that has none, or is gone, is no error.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         for direction in [Direction::Egress, Direction::Ingress] {
-            remove_file(&self.link_path(ifindex, direction))?;
+            let path = self.link_path(ifindex, direction);
+            unlink::detach(&path).map_err(|source| DatapathError::Pins {
+                what: "detach",
+                path: path.clone(),
+                source,
+            })?;
+            remove_file(&path)?;
         }
         Ok(())
     }

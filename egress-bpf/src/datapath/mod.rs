@@ -18,6 +18,7 @@ mod pods;
 mod run;
 mod sweep;
 mod tables;
+mod unlink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -51,7 +51,7 @@ clippy-bpf:
 	  -p namegate-egress-bpf --bin namegate-egress --no-default-features --target bpfel-unknown-none -- -D warnings
 
 doc:
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --workspace --no-deps --document-private-items
 
 deny:
 	@[[ "$$(cargo deny --version 2>/dev/null)" == "cargo-deny $(deny_version)" ]] || \

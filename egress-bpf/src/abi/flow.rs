@@ -32,6 +32,20 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
+impl FlowKey {
+    /// The key of no flow.
+    pub const UNKNOWN: Self = Self {
+        local: Address::UNSPECIFIED,
+        remote: Address::UNSPECIFIED,
+        ifindex: 0,
+        epoch: 0,
+        local_port: 0,
+        remote_port: 0,
+        protocol: 0,
+        padding: [0; 3],
+    };
+}
+
 /// Value of `FLOWS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -60,6 +74,23 @@ pub struct Flow {
     pub padding: [u8; 2],
 }
 
+impl Flow {
+    /// A flow that nothing was seen of.
+    pub const UNKNOWN: Self = Self {
+        created_ns: 0,
+        seen_ns: 0,
+        packets: [0; 2],
+        octets: [0; 2],
+        generation: 0,
+        table: 0,
+        clause: 0,
+        audit: 0,
+        initiator: 0,
+        state: FLOW_OPENING,
+        padding: [0; 2],
+    };
+}
+
 /// Key of `FRAGMENTS`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -80,6 +111,20 @@ pub struct FragmentKey {
     pub direction: u8,
     /// Zero.
     pub padding: [u8; 2],
+}
+
+impl FragmentKey {
+    /// The key of no datagram.
+    pub const UNKNOWN: Self = Self {
+        local: Address::UNSPECIFIED,
+        remote: Address::UNSPECIFIED,
+        ifindex: 0,
+        epoch: 0,
+        identification: 0,
+        protocol: 0,
+        direction: 0,
+        padding: [0; 2],
+    };
 }
 
 /// Value of `FRAGMENTS`: the first piece was forwarded.

@@ -24,13 +24,13 @@ pub use flow::{
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
 pub use ruleset::{RULES_MAX, RuleSet, WORDS};
 pub use table::{
-    CidrKey, ECHO_PORT_V4, ECHO_PORT_V6, HitKey, LEVEL_SHIFTS, LEVELS, NameEntry, NameKey, PeerKey,
-    PeerKind, PortClass, PortKey, TABLE_ANY_PEER, TABLE_CIDRS, TABLE_IDENTITIES, TABLE_NAMES,
-    Table, TableKey,
+    CidrKey, ECHO_PORT_V4, ECHO_PORT_V6, HitKey, LEVEL_SHIFTS, LEVELS, NameEntry, NameKey,
+    PORT_CLASSES_MAX, PeerKey, PeerKind, PortClass, PortKey, TABLE_ANY_PEER, TABLE_CIDRS,
+    TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey,
 };
 
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Which way a packet crosses an endpoint's interface, or a flow was opened, seen from the
 /// endpoint. Kernel maps carry the number.

@@ -29,16 +29,14 @@ pub struct Table {
     pub audit: RuleSet,
     /// Rules that skip the rest of their tier.
     pub pass: RuleSet,
-    /// The first rule after each tier: admin, namespaced, baseline.
-    pub tier_ends: [u16; 3],
+    /// The rules of each tier that can be passed over: admin, namespaced, baseline.
+    pub tiers: [RuleSet; 3],
+    /// Which [`LEVELS`] of port blocks have rows, one bit a level, by [`PortClass`].
+    pub levels: [u8; PORT_CLASSES_MAX],
     /// `TABLE_*`.
     pub flags: u16,
-    /// Which [`LEVELS`] of port blocks have rows, one bit a level, by [`PortClass`].
-    pub levels: [u8; 5],
-    /// The number of words that rules reach into.
-    pub words: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: [u8; 6],
 }
 
 /// What a row of `PEERS` is found by.
@@ -105,6 +103,9 @@ impl CidrKey {
         Self { table: table.table.to_be_bytes(), direction: table.direction.to_be_bytes(), address }
     }
 }
+
+/// The number of [`PortClass`]es that there is room for.
+pub const PORT_CLASSES_MAX: usize = 8;
 
 /// The kinds of flows that port rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -190,7 +191,7 @@ pub struct HitKey {
 }
 
 const _: () = assert!(size_of::<TableKey>() == 8);
-const _: () = assert!(size_of::<Table>() == 208);
+const _: () = assert!(size_of::<Table>() == 400);
 const _: () = assert!(size_of::<PeerKey>() == 12);
 const _: () = assert!(size_of::<CidrKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 12);

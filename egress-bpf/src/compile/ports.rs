@@ -10,7 +10,8 @@ use namegate_policy::table::{Clause, ClausePorts};
 
 use super::rows::numbered;
 use crate::abi::{
-    ECHO_PORT_V4, ECHO_PORT_V6, LEVEL_SHIFTS, LEVELS, PortClass, PortKey, RuleSet, TableKey,
+    ECHO_PORT_V4, ECHO_PORT_V6, LEVEL_SHIFTS, LEVELS, PORT_CLASSES_MAX, PortClass, PortKey,
+    RuleSet, TableKey,
 };
 
 const CLASSES: [PortClass; 5] =
@@ -25,9 +26,9 @@ type Block = (usize, u32);
 pub(super) fn rows(
     key: &TableKey,
     clauses: &[Clause],
-) -> (BTreeMap<PortKey, RuleSet>, [u8; CLASSES.len()]) {
+) -> (BTreeMap<PortKey, RuleSet>, [u8; PORT_CLASSES_MAX]) {
     let mut rows = BTreeMap::new();
-    let mut levels = [0; CLASSES.len()];
+    let mut levels = [0; PORT_CLASSES_MAX];
     for (class, mask) in CLASSES.into_iter().zip(&mut levels) {
         let own = own_rules(class, clauses);
         for &(level, block) in own.keys() {
@@ -138,7 +139,7 @@ mod tests {
 
     /// What the kernel looks up: the narrowest level first.
     fn look_up(
-        (rows, levels): &(BTreeMap<PortKey, RuleSet>, [u8; 5]),
+        (rows, levels): &(BTreeMap<PortKey, RuleSet>, [u8; PORT_CLASSES_MAX]),
         class: PortClass,
         port: u16,
     ) -> RuleSet {
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn an_empty_list_of_ports_matches_nothing() {
         let rows = rows(&KEY, &[mk_clause(ClausePorts::Of(Vec::new()))]);
-        assert_eq!(rows, (BTreeMap::new(), [0; 5]));
+        assert_eq!(rows, (BTreeMap::new(), [0; PORT_CLASSES_MAX]));
     }
 
     #[test]

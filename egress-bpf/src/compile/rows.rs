@@ -144,18 +144,13 @@ fn header(clauses: &[Clause]) -> Table {
             ClauseAction::Audit => header.audit.insert(bit),
             ClauseAction::Pass => header.pass.insert(bit),
         };
-        let first_after = bit + 1;
-        let [admin, namespaced, baseline] = &mut header.tier_ends;
+        let [admin, namespaced, baseline] = &mut header.tiers;
         match clause.tier {
-            ClauseTier::Admin => {
-                (*admin, *namespaced, *baseline) = (first_after, first_after, first_after);
-            }
-            ClauseTier::Namespaced => (*namespaced, *baseline) = (first_after, first_after),
-            ClauseTier::Baseline => *baseline = first_after,
-            ClauseTier::Open => {}
-        }
-        // RULES_MAX / 64 words fit.
-        header.words = (bit / 64 + 1) as u8;
+            ClauseTier::Admin => admin.insert(bit),
+            ClauseTier::Namespaced => namespaced.insert(bit),
+            ClauseTier::Baseline => baseline.insert(bit),
+            ClauseTier::Open => true,
+        };
     }
     header
 }

@@ -1,4 +1,4 @@
-use super::{ETHERNET, Headers, Packet, protocol};
+use super::{Headers, Packet, protocol};
 use crate::abi::Address;
 
 /// The packet that an ICMP error is about, as far as the error quotes it (RFC 792, RFC 4443
@@ -18,72 +18,84 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Reads what the ICMP error in `packet` quotes; `None` where that cannot be told to be part of
+    /// Before anything was read.
+    pub const UNREAD: Self = Self {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+    };
+
+    /// Reads what the ICMP error in `packet` quotes, and says whether that can be told to be part of
     /// a flow.
     #[inline(always)]
-    pub fn read<P: Packet>(packet: &P, outer: &Headers) -> Option<Self> {
+    pub fn read<P: Packet>(&mut self, packet: &P, outer: &Headers) -> bool {
+        self.source_port = 0;
+        self.destination_port = 0;
+        let at = outer.transport as usize + 8;
         if outer.source.is_v4() {
-            Self::read_v4(packet)
+            self.read_v4(packet, at) && self.read_ports(packet, at + 20)
         } else {
-            Self::read_v6(packet, outer.transport as usize + 8)
+            self.read_v6(packet, at) && self.read_ports(packet, at + 40)
         }
     }
 
     #[inline(always)]
-    fn read_v4<P: Packet>(packet: &P) -> Option<Self> {
-        let at = ETHERNET + 20 + 8;
-        let ip: [u8; 20] = packet.read(at)?;
-        let is_later_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
-        if ip[0] != 0x45 || is_later_fragment {
-            return None;
-        }
-        let mut embedded = Self {
-            source: Address::v4([ip[12], ip[13], ip[14], ip[15]]),
-            destination: Address::v4([ip[16], ip[17], ip[18], ip[19]]),
-            source_port: 0,
-            destination_port: 0,
-            protocol: ip[9],
+    fn read_v4<P: Packet>(&mut self, packet: &P, at: usize) -> bool {
+        let Some([version, _, _, _, _, _, high, low, _, number, _, _]) = packet.read(at) else {
+            return false;
         };
-        embedded.read_ports(packet, at + 20)?;
-        Some(embedded)
-    }
-
-    #[inline(always)]
-    fn read_v6<P: Packet>(packet: &P, at: usize) -> Option<Self> {
-        let [version, _, _, _, _, _, next, _]: [u8; 8] = packet.read(at)?;
-        if version >> 4 != 6 {
-            return None;
-        }
-        let mut embedded = Self {
-            source: Address(packet.read(at + 8)?),
-            destination: Address(packet.read(at + 24)?),
-            source_port: 0,
-            destination_port: 0,
-            protocol: next,
+        let Some([a, b, c, d, e, f, g, h]) = packet.read(at + 12) else {
+            return false;
         };
-        embedded.read_ports(packet, at + 40)?;
-        Some(embedded)
+        self.source = Address::v4([a, b, c, d]);
+        self.destination = Address::v4([e, f, g, h]);
+        self.protocol = number;
+        let is_later_fragment = u16::from_be_bytes([high, low]) & 0x1fff != 0;
+        version == 0x45 && !is_later_fragment
     }
 
     #[inline(always)]
-    fn read_ports<P: Packet>(&mut self, packet: &P, at: usize) -> Option<()> {
+    fn read_v6<P: Packet>(&mut self, packet: &P, at: usize) -> bool {
+        let Some([version, _, _, _, _, _, next, _]) = packet.read(at) else {
+            return false;
+        };
+        self.protocol = next;
+        let Some(source) = packet.read(at + 8) else {
+            return false;
+        };
+        self.source = Address(source);
+        let Some(destination) = packet.read(at + 24) else {
+            return false;
+        };
+        self.destination = Address(destination);
+        version >> 4 == 6
+    }
+
+    #[inline(always)]
+    fn read_ports<P: Packet>(&mut self, packet: &P, at: usize) -> bool {
         match self.protocol {
             protocol::TCP | protocol::UDP | protocol::SCTP => {
-                let [a, b, c, d]: [u8; 4] = packet.read(at)?;
+                let Some([a, b, c, d]) = packet.read(at) else {
+                    return false;
+                };
                 self.source_port = u16::from_be_bytes([a, b]);
                 self.destination_port = u16::from_be_bytes([c, d]);
             }
             protocol::ICMP | protocol::ICMPV6 => {
-                let [kind, _, _, _, a, b, _, _]: [u8; 8] = packet.read(at)?;
+                let Some([kind, _, _, _, a, b, _, _]) = packet.read(at) else {
+                    return false;
+                };
                 let identifier = u16::from_be_bytes([a, b]);
                 match kind {
                     8 | 128 => self.source_port = identifier,
                     0 | 129 => self.destination_port = identifier,
-                    _ => return None,
+                    _ => return false,
                 }
             }
             _ => {}
         }
-        Some(())
+        true
     }
 }

@@ -1,4 +1,4 @@
-use super::{ETHERNET, Packet};
+use super::{ETHERNET, Packet, TCP_FIN, TCP_RST};
 use crate::abi::{Address, DropReason, Mac};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -135,9 +135,9 @@ impl Headers {
         Ok(())
     }
 
-    /// Whether both packets of an exchange would carry this one's ports.
+    /// Whether the packet ends a TCP connection.
     #[inline(always)]
-    pub const fn has_ports(&self) -> bool {
-        matches!(self.kind, Kind::Tcp | Kind::Udp | Kind::Sctp)
+    pub const fn tcp_ends(&self) -> bool {
+        matches!(self.kind, Kind::Tcp) && self.flags & (TCP_FIN | TCP_RST) != 0
     }
 }

@@ -11,7 +11,7 @@ use crate::rewrite;
 use crate::skb::Skb;
 
 /// Go on with the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`).
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 /// Drop (`TC_ACT_SHOT`).
 const SHOT: i32 = 2;
 
@@ -54,18 +54,16 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
 /// drop.
 #[inline(always)]
 fn carry_out(packet: &Skb, case: &Case, verdict: Verdict) -> (Verdict, i32) {
-    let done = match verdict {
-        Verdict::Forward(_) => Ok(NEXT),
-        Verdict::Drop(_) => Ok(SHOT),
+    let code = match verdict {
+        Verdict::Forward(_) => NEXT,
+        Verdict::Drop(_) => SHOT,
         Verdict::ToProxy { slot } => rewrite::to_proxy(packet, &case.headers, slot),
-        Verdict::FromProxy { slot } => {
-            rewrite::from_proxy(packet, &case.headers, slot).map(|()| NEXT)
-        }
+        Verdict::FromProxy { slot } => rewrite::from_proxy(packet, &case.headers, slot),
     };
-    match done {
-        Ok(code) => (verdict, code),
-        Err(rewrite::Failed) => (Verdict::Drop(DropReason::Rewrite), SHOT),
+    if code == rewrite::FAILED {
+        return (Verdict::Drop(DropReason::Rewrite), SHOT);
     }
+    (verdict, code)
 }
 
 #[panic_handler]

@@ -3,16 +3,21 @@
 //! What grows with the cluster's policies is allocated as it is written; what packets write is
 //! allocated beforehand, so that an insert is cheap and fails only when full.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{
-    Address, COUNTER_SLOTS, CidrKey, Config, Direction, Endpoint, Event, EventVerdict, Flow,
-    FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, PeerKey, PortKey, RESOLVERS_MAX,
-    RuleSet, Table, TableKey,
+    Address, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint, Event, EventVerdict,
+    Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, PeerKey, PortKey,
+    RESOLVERS_MAX, RuleSet, Table, TableKey,
 };
-use namegate_egress_bpf::verdict::{Case, Full, Maps, Scene, Verdict};
+use namegate_egress_bpf::verdict::{
+    Case, Full, Gate, Maps, Question, Scene, Verdict, admit, answer,
+};
+
+use crate::skb::Skb;
 
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -57,7 +62,28 @@ static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 /// All of the above.
 pub(crate) struct KernelMaps;
 
+impl Gate<Skb> for KernelMaps {
+    #[inline(always)]
+    fn admit(&self, packet: &Skb, scene: &Scene, case: &mut Case) -> Result<(), DropReason> {
+        core::hint::black_box(core::ptr::from_mut(case));
+        outcome(admit_frame(packet.context(), scene.direction as u32))
+    }
+}
+
 impl Maps for KernelMaps {
+    #[inline(always)]
+    fn ask(
+        &mut self,
+        question: Question,
+        now_ns: u64,
+        is_from_node: bool,
+        case: &mut Case,
+    ) -> Result<(), DropReason> {
+        // The function finds the case by itself; the compiler has to know that it may write to it.
+        core::hint::black_box(core::ptr::from_mut(case));
+        outcome(ask_rules(question.number(), now_ns, is_from_node as u32))
+    }
+
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         CONFIG.get(0)
@@ -155,6 +181,50 @@ impl Maps for KernelMaps {
     }
 }
 
+/// What a function of our own returned: zero, or the number of a [`DropReason`].
+#[inline(always)]
+fn outcome(reason: u32) -> Result<(), DropReason> {
+    if reason == 0 {
+        return Ok(());
+    }
+    Err(DropReason::from_number(reason as u8).unwrap_or(DropReason::MissingRow))
+}
+
+/// Reads a frame into this processor's case and checks its source. Global like [`ask_rules`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn admit_frame(skb: *mut __sk_buff, direction: u32) -> u32 {
+    let Some(case) = case() else {
+        return DropReason::MissingRow as u32;
+    };
+    let packet = Skb(TcContext::new(skb));
+    let scene = Scene {
+        ifindex: packet.ifindex(),
+        direction: if direction == 0 { Direction::Egress } else { Direction::Ingress },
+        is_from_node: false,
+        now_ns: 0,
+    };
+    match admit(&packet, &KernelMaps, &scene, case) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// Answers a question about this processor's case: zero, or the number of a [`DropReason`]. A global
+/// function, which the verifier checks once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_rules(question: u64, now_ns: u64, is_from_node: u32) -> u32 {
+    let Some(case) = case() else {
+        return DropReason::MissingRow as u32;
+    };
+    let question = Question::from_number(question);
+    match answer(&KernelMaps, question, now_ns, is_from_node != 0, case) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
 /// The resolver of a family in a slot.
 #[inline(always)]
 pub(crate) fn resolver(slot: u32, is_v4: bool) -> Option<&'static Address> {
@@ -185,8 +255,8 @@ pub(crate) fn case() -> Option<&'static mut Case> {
     CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case })
 }
 
-/// Hands a record to user space, or counts it as lost.
-#[inline(always)]
+/// Hands a record to user space, or counts it as lost. A function of its own, for the stack's sake.
+#[inline(never)]
 pub(crate) fn tell(scene: &Scene, case: &Case, verdict: Verdict, told: EventVerdict) {
     match EVENTS.reserve::<Event>(0) {
         Some(mut place) => {

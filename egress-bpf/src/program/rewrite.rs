@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect};
 use namegate_egress_bpf::abi::{Address, Config};
 use namegate_egress_bpf::packet::{ETHERNET, Headers, Kind};
 
+use crate::hooks::NEXT;
 use crate::maps;
 use crate::skb::Skb;
 
@@ -20,14 +21,30 @@ const UDP_CHECKSUM: usize = 6;
 const SOURCE_PORT: usize = 0;
 const DESTINATION_PORT: usize = 2;
 
-/// A helper failed, or a row is missing.
-pub(crate) struct Failed;
+/// Stands for a code where a helper failed, or a row is missing.
+pub(crate) const FAILED: i32 = i32::MIN;
+
+struct Failed;
 
 const _: () = assert!(offset_of!(Config, proxy_v4) % 4 == 0);
 
 /// Rewrites a lookup to the proxy and hands it to the proxy's interface, as if it came in there.
+#[inline(never)]
+pub(crate) fn to_proxy(packet: &Skb, headers: &Headers, slot: u16) -> i32 {
+    hand_over(packet, headers, slot).unwrap_or(FAILED)
+}
+
+/// Rewrites an answer so that it comes from the resolver, and lets it go on.
+#[inline(never)]
+pub(crate) fn from_proxy(packet: &Skb, headers: &Headers, slot: u16) -> i32 {
+    match disguise(packet, headers, slot) {
+        Ok(()) => NEXT,
+        Err(Failed) => FAILED,
+    }
+}
+
 #[inline(always)]
-pub(crate) fn to_proxy(packet: &Skb, headers: &Headers, slot: u16) -> Result<i32, Failed> {
+fn hand_over(packet: &Skb, headers: &Headers, slot: u16) -> Result<i32, Failed> {
     let config = maps::config().ok_or(Failed)?;
     let is_v4 = headers.destination.is_v4();
     let proxy = if is_v4 { &config.proxy_v4 } else { &config.proxy_v6 };
@@ -41,9 +58,8 @@ pub(crate) fn to_proxy(packet: &Skb, headers: &Headers, slot: u16) -> Result<i32
     Ok(code as i32)
 }
 
-/// Rewrites an answer so that it comes from the resolver.
 #[inline(always)]
-pub(crate) fn from_proxy(packet: &Skb, headers: &Headers, slot: u16) -> Result<(), Failed> {
+fn disguise(packet: &Skb, headers: &Headers, slot: u16) -> Result<(), Failed> {
     let is_v4 = headers.source.is_v4();
     let resolver = maps::resolver(slot as u32, is_v4).ok_or(Failed)?;
     let at = if is_v4 { IPV4_SOURCE } else { IPV6_SOURCE };
@@ -76,11 +92,10 @@ fn replace_address(
             skb.store(at, &new, 0).map_err(|_| Failed)
         }
         (None, None) => {
-            // Addresses are octets; the helper wants words, and is given copies that are aligned.
-            let (mut from, mut to) = (words(old), words(new));
-            // SAFETY: both are four words on the stack.
+            let (from, to) = (old.0.as_ptr(), new.0.as_ptr());
+            // SAFETY: both are sixteen octets, which the helper reads as words and does not write.
             let difference =
-                unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
+                unsafe { bpf_csum_diff(from.cast_mut().cast(), 16, to.cast_mut().cast(), 16, 0) };
             if difference < 0 {
                 return Err(Failed);
             }
@@ -125,15 +140,4 @@ fn udp_flag(headers: &Headers) -> u64 {
 #[inline(always)]
 fn is_udp(headers: &Headers) -> bool {
     matches!(headers.kind, Kind::Udp)
-}
-
-#[inline(always)]
-fn words(address: &Address) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.0;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
 }

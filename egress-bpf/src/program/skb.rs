@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::packet::Packet;
@@ -14,6 +15,12 @@ impl Skb {
     pub(crate) fn ifindex(&self) -> u32 {
         // SAFETY: the context is the one that the kernel called the program with.
         unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    /// The context.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.0.skb.skb
     }
 
     /// Whether no interface received the packet.

@@ -12,8 +12,8 @@ use crate::abi::{
     HitKey, NameEntry, NameKey, PeerKey, PortKey, RESOLVERS_MAX, RuleSet, Table, TableKey,
 };
 use crate::compile::TableRows;
-use crate::packet::Frame;
-use crate::verdict::{Case, Full, Maps, Scene, Verdict, egress_verdict};
+use crate::packet::{Frame, Packet};
+use crate::verdict::{Case, Full, Gate, Maps, Scene, Verdict, egress_verdict};
 
 /// Everything that the kernel's maps hold.
 #[derive(Clone, Debug)]
@@ -87,6 +87,8 @@ impl Simulation {
         (verdict, event)
     }
 }
+
+impl<P: Packet> Gate<P> for Simulation {}
 
 impl Maps for Simulation {
     fn config(&self) -> Option<&Config> {

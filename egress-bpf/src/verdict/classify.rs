@@ -1,10 +1,11 @@
 //! The rules of a table, as bit vectors: (rules whose peers hold the remote) ∧ (rules whose ports
 //! hold the port), and the lowest set bit decides.
 
-use super::{Case, IDENTITY_HOST, IDENTITY_WORLD, Maps, Scene};
+use super::question::{Port, Question};
+use super::{Case, IDENTITY_HOST, IDENTITY_WORLD, Maps};
 use crate::abi::{
     Address, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS, LEVELS, NO_CLAUSE,
-    NameKey, PeerKey, PeerKind, PortClass, PortKey, RuleSet, TABLE_ANY_PEER, TABLE_CIDRS,
+    NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet, TABLE_ANY_PEER, TABLE_CIDRS,
     TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey, WORDS,
 };
 
@@ -22,53 +23,46 @@ pub(super) enum Standing {
     LiveFromNode,
 }
 
-/// Asks the rules about the flow of `case`, and leaves in it which of them decided.
+/// Answers a question about the flow of `case` from the rules, and leaves in it which of them
+/// decided.
 #[inline(always)]
-pub(super) fn judge<M: Maps>(
+pub fn answer<M: Maps>(
     maps: &M,
-    scene: &Scene,
+    question: Question,
+    now_ns: u64,
+    is_from_node: bool,
     case: &mut Case,
-    remote: &Address,
-    (class, port): (PortClass, u16),
-    standing: Standing,
 ) -> Result<(), DropReason> {
-    case.remote_identity = identity(maps, remote);
+    case.remote_identity = identity(maps, &case.key.remote);
     case.clause = NO_CLAUSE;
     case.audit = NO_CLAUSE;
     // The node reaches its own endpoints whatever the policy: probes depend on it. What others send
     // through the node under its address, translated or forged, is judged.
-    let is_open_to_node = match standing {
-        // Of a packet that leaves it is only asked whether the node may have opened the flow.
-        Standing::Opened => scene.is_from_node || matches!(scene.direction, Direction::Egress),
-        Standing::Live => false,
-        Standing::LiveFromNode => true,
-    };
     if case.remote_identity == IDENTITY_HOST
-        && matches!(case.opener, Direction::Ingress)
-        && is_open_to_node
+        && matches!(question.opener(), Direction::Ingress)
+        && is_open_to_node(question, is_from_node)
     {
         return Ok(());
     }
-    let key = TableKey { table: case.table, direction: case.opener as u32 };
+    let key = TableKey { table: case.table, direction: question.opener() as u32 };
     let table = maps.table(&key).ok_or(DropReason::NoTable)?;
-    let ports = ports(maps, table, &key, class, port)?;
-    let words = table.words as usize;
+    let ports = ports(maps, table, &key, question.port())?;
     case.matching = RuleSet::EMPTY;
     if table.flags & TABLE_IDENTITIES != 0 {
         let row = PeerKey::new(&key, PeerKind::Identity, case.remote_identity);
-        join(&mut case.matching, maps.peers(&row), words);
+        join(&mut case.matching, maps.peers(&row));
     }
     if table.flags & TABLE_ANY_PEER != 0 {
         let row = maps.peers(&PeerKey::new(&key, PeerKind::Any, 0));
-        join(&mut case.matching, Some(row.ok_or(DropReason::MissingRow)?), words);
+        join(&mut case.matching, Some(row.ok_or(DropReason::MissingRow)?));
     }
     if table.flags & TABLE_CIDRS != 0 {
-        let row = maps.cidr(&CidrKey::new(&key, *remote));
-        join(&mut case.matching, row, words);
+        let row = maps.cidr(&CidrKey::new(&key, case.key.remote));
+        join(&mut case.matching, row);
     }
     if table.flags & TABLE_NAMES != 0 {
-        let row = names(maps, scene, case, &key, remote, standing);
-        join(&mut case.matching, row, words);
+        let row = names(maps, question.standing(), now_ns, case, &key);
+        join(&mut case.matching, row);
     }
     let mut word = 0;
     while word < WORDS {
@@ -78,17 +72,25 @@ pub(super) fn judge<M: Maps>(
     lowest(table, case)
 }
 
-/// Adds the rules of a row, where there is one, to the first words of a set.
+/// Whether the node itself is behind its own address.
 #[inline(always)]
-fn join(matching: &mut RuleSet, row: Option<&RuleSet>, words: usize) {
+const fn is_open_to_node(question: Question, is_from_node: bool) -> bool {
+    match question.standing() {
+        // Where it is asked about the other side, the node may well have opened the flow.
+        Standing::Opened => is_from_node || question.is_midway(),
+        Standing::Live => false,
+        Standing::LiveFromNode => true,
+    }
+}
+
+/// Adds the rules of a row, where there is one, to a set.
+#[inline(always)]
+fn join(matching: &mut RuleSet, row: Option<&RuleSet>) {
     let Some(row) = row else {
         return;
     };
     let mut word = 0;
     while word < WORDS {
-        if word >= words {
-            return;
-        }
         matching.words[word] |= row.words[word];
         word += 1;
     }
@@ -114,20 +116,19 @@ fn ports<'a, M: Maps>(
     maps: &'a M,
     table: &Table,
     key: &TableKey,
-    class: PortClass,
-    port: u16,
+    port: Port,
 ) -> Result<&'a RuleSet, DropReason> {
-    let levels = table.levels[class as usize];
+    let levels = table.levels[port.class as usize & (PORT_CLASSES_MAX - 1)];
     let mut level = 0;
     while level < LEVELS {
         if levels >> level & 1 != 0 {
             let row = PortKey {
                 table: key.table,
                 direction: key.direction as u8,
-                class: class as u8,
+                class: port.class,
                 level: level as u8,
                 padding: 0,
-                block: (port as u32) >> LEVEL_SHIFTS[level],
+                block: (port.number as u32) >> LEVEL_SHIFTS[level],
             };
             if let Some(rules) = maps.ports(&row) {
                 return Ok(rules);
@@ -146,17 +147,16 @@ fn ports<'a, M: Maps>(
 #[inline(always)]
 fn names<'a, M: Maps>(
     maps: &'a M,
-    scene: &Scene,
+    standing: Standing,
+    now_ns: u64,
     case: &Case,
     key: &TableKey,
-    remote: &Address,
-    standing: Standing,
 ) -> Option<&'a RuleSet> {
-    let learned = NameKey { identity: case.identity, address: *remote };
+    let learned = NameKey { identity: case.identity, address: case.key.remote };
     let entry = maps.name(&learned)?;
     let class = match standing {
         Standing::Live | Standing::LiveFromNode => entry.live_class,
-        Standing::Opened if scene.now_ns < entry.deadline_ns => entry.class,
+        Standing::Opened if now_ns < entry.deadline_ns => entry.class,
         Standing::Opened => 0,
     };
     if class == 0 {
@@ -168,14 +168,13 @@ fn names<'a, M: Maps>(
 /// Finds the rule that decides: the lowest that is not Audit, tiers that a Pass skips left out.
 #[inline(always)]
 fn lowest(table: &Table, case: &mut Case) -> Result<(), DropReason> {
-    let mut start = 0;
     let mut round = 0;
     while round < ROUNDS {
-        match scan(table, case, start) {
+        match scan(table, case) {
             Found::Nothing => return Err(DropReason::NoRule),
             Found::Forward => return Ok(()),
             Found::Drop => return Err(DropReason::Denied),
-            Found::Pass(next) => start = next,
+            Found::Pass => {}
         }
         round += 1;
     }
@@ -187,19 +186,16 @@ enum Found {
     Nothing,
     Forward,
     Drop,
-    /// Go on behind its tier.
-    Pass(u16),
+    /// Its tier is left out from here on.
+    Pass,
 }
 
-/// Finds the lowest matching rule from `start` on, and leaves its number in the case.
+/// Finds the lowest matching rule, and leaves its number in the case.
 #[inline(always)]
-fn scan(table: &Table, case: &mut Case, start: u16) -> Found {
+fn scan(table: &Table, case: &mut Case) -> Found {
     let mut word = 0;
     while word < WORDS {
-        if word >= table.words as usize {
-            return Found::Nothing;
-        }
-        let matching = case.matching.words[word] & from(start, word);
+        let matching = case.matching.words[word];
         let audit = table.audit.words[word];
         let deciding = matching & !audit;
         let lowest = deciding & deciding.wrapping_neg();
@@ -208,11 +204,11 @@ fn scan(table: &Table, case: &mut Case, start: u16) -> Found {
             case.audit = number(word, audits);
         }
         if lowest != 0 {
-            let decider = number(word, lowest);
             if table.pass.words[word] & lowest != 0 {
-                return Found::Pass(tier_end(table, decider));
+                skip_tier(table, case, word, lowest);
+                return Found::Pass;
             }
-            case.clause = decider;
+            case.clause = number(word, lowest);
             return if table.drop.words[word] & lowest != 0 { Found::Drop } else { Found::Forward };
         }
         word += 1;
@@ -220,29 +216,21 @@ fn scan(table: &Table, case: &mut Case, start: u16) -> Found {
     Found::Nothing
 }
 
-/// The first rule behind the tier of `rule`.
+/// Takes the tier of a rule out of the rules that match.
 #[inline(always)]
-const fn tier_end(table: &Table, rule: u16) -> u16 {
-    let [admin, namespaced, baseline] = table.tier_ends;
-    if rule < admin {
+fn skip_tier(table: &Table, case: &mut Case, word: usize, rule: u64) {
+    let [admin, namespaced, baseline] = &table.tiers;
+    let tier = if admin.words[word] & rule != 0 {
         admin
-    } else if rule < namespaced {
+    } else if namespaced.words[word] & rule != 0 {
         namespaced
     } else {
         baseline
-    }
-}
-
-/// The bits of a word that are not below rule `start`.
-#[inline(always)]
-const fn from(start: u16, word: usize) -> u64 {
-    let first = word as u16 * 64;
-    if start <= first {
-        u64::MAX
-    } else if start >= first + 64 {
-        0
-    } else {
-        u64::MAX << (start - first)
+    };
+    let mut word = 0;
+    while word < WORDS {
+        case.matching.words[word] &= !tier.words[word];
+        word += 1;
     }
 }
 

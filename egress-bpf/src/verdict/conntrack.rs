@@ -4,15 +4,13 @@
 //! pod on the same interface, can use it. A flow judged under another generation is judged again in
 //! the direction of whoever opened it.
 
-use super::classify::{self, Standing};
-use super::{Case, Full, Maps, Scene, Verdict, judges_other_protocols};
+use super::classify::Standing;
+use super::{Case, Full, Maps, Question, Scene, Verdict, judges_other_protocols};
 use crate::abi::{
-    Direction, DropReason, ECHO_PORT_V4, ECHO_PORT_V6, FLOW_CLOSING, FLOW_ESTABLISHED,
-    FLOW_OPENING, FLOW_REVOKED, Flow, FlowKey, HitKey, NO_CLAUSE, Pass, PortClass,
+    Direction, DropReason, FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, Flow,
+    HitKey, NO_CLAUSE, Pass,
 };
-use crate::packet::{
-    Embedded, Headers, Kind, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, protocol,
-};
+use crate::packet::{Headers, Kind, Packet, TCP_ACK, TCP_RST, TCP_SYN, protocol};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const TCP_OPENING_NS: u64 = 60 * SECOND_NS;
@@ -58,8 +56,7 @@ pub(super) fn track<M: Maps>(
     scene: &Scene,
     case: &mut Case,
 ) -> Result<Verdict, DropReason> {
-    let key = case.flow_key(scene);
-    let known = known(maps, scene, case, &key)?;
+    let known = known(maps, scene, case)?;
     let (opener, standing) = match known {
         Known::Current => return Ok(Verdict::Forward(Pass::Known)),
         Known::Stale(opener, standing) => (opener, standing),
@@ -70,28 +67,24 @@ pub(super) fn track<M: Maps>(
     }
     let is_midway =
         matches!(known, Known::Absent) && is_tcp(&case.headers) && !is_syn(&case.headers);
-    let outcome = judge(maps, scene, case, &key, opener, standing, is_midway);
-    if let Known::Stale(..) = known {
-        return settle(maps, scene, case, &key, outcome);
+    let question = Question::new(case, opener, standing, is_midway);
+    let outcome = judge(maps, scene, case, question);
+    if !matches!(question.standing(), Standing::Opened) {
+        return settle(maps, scene, case, outcome);
     }
     if !matches!(outcome, Err(DropReason::NoFlow)) {
         count(maps, case);
     }
     outcome?;
-    begin(maps, scene, case, &key)
+    begin(maps, scene, case)
 }
 
 #[inline(always)]
-fn known<M: Maps>(
-    maps: &mut M,
-    scene: &Scene,
-    case: &Case,
-    key: &FlowKey,
-) -> Result<Known, DropReason> {
-    let Some(flow) = maps.flow(key) else {
+fn known<M: Maps>(maps: &mut M, scene: &Scene, case: &Case) -> Result<Known, DropReason> {
+    let Some(flow) = maps.flow(&case.key) else {
         return Ok(Known::Absent);
     };
-    if flow_is_expired(key.protocol, flow, scene.now_ns) {
+    if flow_is_expired(case.key.protocol, flow, scene.now_ns) {
         return Ok(Known::Absent);
     }
     let opener = opener(flow);
@@ -116,20 +109,18 @@ fn known<M: Maps>(
             if flow.clause == NO_CLAUSE { Standing::LiveFromNode } else { Standing::Live };
         return Ok(Known::Stale(opener, standing));
     }
-    note(flow, scene, case);
+    note(flow, scene, case.length, case.headers.tcp_ends());
     Ok(Known::Current)
 }
 
 /// Lets the packet leave its traces in the flow.
 #[inline(always)]
-fn note(flow: &mut Flow, scene: &Scene, case: &Case) {
+fn note(flow: &mut Flow, scene: &Scene, length: u32, ends: bool) {
     let side = scene.direction as usize & 1;
     flow.packets[side] = flow.packets[side].wrapping_add(1);
-    flow.octets[side] = flow.octets[side].wrapping_add(case.length as u64);
+    flow.octets[side] = flow.octets[side].wrapping_add(length as u64);
     flow.seen_ns = scene.now_ns;
-    if let Kind::Tcp = case.headers.kind
-        && case.headers.flags & (TCP_FIN | TCP_RST) != 0
-    {
+    if ends {
         flow.state = FLOW_CLOSING;
     } else if flow.state == FLOW_OPENING && flow.initiator != scene.direction as u8 {
         flow.state = FLOW_ESTABLISHED;
@@ -156,17 +147,16 @@ fn settle<M: Maps>(
     maps: &mut M,
     scene: &Scene,
     case: &Case,
-    key: &FlowKey,
     outcome: Result<(), DropReason>,
 ) -> Result<Verdict, DropReason> {
     // Gone by now only if user space removed it in between: the next packet finds it absent.
-    let flow = maps.flow(key).ok_or(DropReason::NoFlow)?;
+    let flow = maps.flow(&case.key).ok_or(DropReason::NoFlow)?;
     flow.generation = case.generation;
     flow.table = case.table;
     flow.clause = case.clause;
     flow.audit = case.audit;
     if outcome.is_ok() {
-        note(flow, scene, case);
+        note(flow, scene, case.length, case.headers.tcp_ends());
         return Ok(Verdict::Forward(Pass::Judged));
     }
     flow.seen_ns = scene.now_ns;
@@ -176,27 +166,18 @@ fn settle<M: Maps>(
 
 /// Enters a flow whose first packet is let through.
 #[inline(always)]
-fn begin<M: Maps>(
-    maps: &mut M,
-    scene: &Scene,
-    case: &mut Case,
-    key: &FlowKey,
-) -> Result<Verdict, DropReason> {
-    let mut flow = Flow {
-        created_ns: scene.now_ns,
-        seen_ns: scene.now_ns,
-        packets: [0; 2],
-        octets: [0; 2],
-        generation: case.generation,
-        table: case.table,
-        clause: case.clause,
-        audit: case.audit,
-        initiator: scene.direction as u8,
-        state: FLOW_OPENING,
-        padding: [0; 2],
-    };
-    note(&mut flow, scene, case);
-    maps.put_flow(key, &flow).map_err(|Full| DropReason::FlowsFull)?;
+fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Verdict, DropReason> {
+    case.flow = Flow::UNKNOWN;
+    case.flow.created_ns = scene.now_ns;
+    case.flow.seen_ns = scene.now_ns;
+    case.flow.generation = case.generation;
+    case.flow.table = case.table;
+    case.flow.clause = case.clause;
+    case.flow.audit = case.audit;
+    case.flow.initiator = scene.direction as u8;
+    let (length, ends) = (case.length, case.headers.tcp_ends());
+    note(&mut case.flow, scene, length, ends);
+    maps.put_flow(&case.key, &case.flow).map_err(|Full| DropReason::FlowsFull)?;
     case.is_first = true;
     Ok(Verdict::Forward(Pass::Judged))
 }
@@ -209,34 +190,14 @@ pub(super) fn related<P: Packet, M: Maps>(
     scene: &Scene,
     case: &mut Case,
 ) -> Result<Verdict, DropReason> {
-    let quoted = Embedded::read(packet, &case.headers).ok_or(DropReason::Unrelated)?;
-    // Whoever gets the error is who sent the quoted packet.
-    if !quoted.source.is(&case.headers.destination) {
+    if !find_quoted(packet, scene.ifindex, scene.direction, case) {
         return Err(DropReason::Unrelated);
     }
-    let (local, remote, local_port, remote_port) = match scene.direction {
-        Direction::Egress => {
-            (quoted.destination, quoted.source, quoted.destination_port, quoted.source_port)
-        }
-        Direction::Ingress => {
-            (quoted.source, quoted.destination, quoted.source_port, quoted.destination_port)
-        }
-    };
-    let key = FlowKey {
-        local,
-        remote,
-        ifindex: scene.ifindex,
-        epoch: case.epoch,
-        local_port,
-        remote_port,
-        protocol: quoted.protocol,
-        padding: [0; 3],
-    };
     // An error about a flow that waits to be judged again comes again after that.
-    match maps.flow(&key) {
+    match maps.flow(&case.quoted) {
         Some(flow)
             if flow.state != FLOW_REVOKED
-                && !flow_is_expired(key.protocol, flow, scene.now_ns)
+                && !flow_is_expired(case.quoted.protocol, flow, scene.now_ns)
                 && flow.generation == case.generation =>
         {
             Ok(Verdict::Forward(Pass::Related))
@@ -245,52 +206,51 @@ pub(super) fn related<P: Packet, M: Maps>(
     }
 }
 
+/// Finds the flow that an ICMP error is about. Whoever gets the error has to be who sent the packet
+/// that it quotes. Not inlined, for the sake of the kernel's stack.
+#[inline(never)]
+fn find_quoted<P: Packet>(packet: &P, ifindex: u32, direction: Direction, case: &mut Case) -> bool {
+    let quoted = &mut case.embedded;
+    if !quoted.read(packet, &case.headers) || !quoted.source.is(&case.headers.destination) {
+        return false;
+    }
+    let key = &mut case.quoted;
+    (key.local, key.remote, key.local_port, key.remote_port) = match direction {
+        Direction::Egress => {
+            (quoted.destination, quoted.source, quoted.destination_port, quoted.source_port)
+        }
+        Direction::Ingress => {
+            (quoted.source, quoted.destination, quoted.source_port, quoted.destination_port)
+        }
+    };
+    key.ifindex = ifindex;
+    key.epoch = case.epoch;
+    key.protocol = quoted.protocol;
+    true
+}
+
 /// Asks the rules about the flow. Where nobody saw it open, as when the program is attached to a
 /// running endpoint, it may have been opened from either side: then the rules of both have to let it
 /// through.
 #[inline(always)]
 fn judge<M: Maps>(
-    maps: &M,
+    maps: &mut M,
     scene: &Scene,
     case: &mut Case,
-    key: &FlowKey,
-    opener: Direction,
-    standing: Standing,
-    is_midway: bool,
+    question: Question,
 ) -> Result<(), DropReason> {
-    let mut rounds = if is_midway { 2 } else { 1 };
-    loop {
-        rounds -= 1;
-        case.opener = if rounds == 1 { opener.reverse() } else { opener };
-        let sort = sort(key, &case.headers, case.opener);
-        let outcome = classify::judge(maps, scene, case, &key.remote, sort, standing);
-        if rounds == 0 {
-            return outcome;
-        }
-        if outcome.is_err() {
-            case.opener = opener;
+    if question.is_midway() {
+        case.opener = question.reversed().opener();
+        let other = maps.ask(question.reversed(), scene.now_ns, scene.is_from_node, case);
+        case.opener = question.opener();
+        if other.is_err() {
             case.clause = NO_CLAUSE;
             case.audit = NO_CLAUSE;
             return Err(DropReason::NoFlow);
         }
     }
-}
-
-/// The port that rules are about: the destination's.
-#[inline(always)]
-const fn sort(key: &FlowKey, headers: &Headers, opener: Direction) -> (PortClass, u16) {
-    let port = match opener {
-        Direction::Egress => key.remote_port,
-        Direction::Ingress => key.local_port,
-    };
-    match (key.protocol, headers.kind) {
-        (protocol::TCP, _) => (PortClass::Tcp, port),
-        (protocol::UDP, _) => (PortClass::Udp, port),
-        (protocol::SCTP, _) => (PortClass::Sctp, port),
-        (_, Kind::Other) => (PortClass::Other, 0),
-        (protocol::ICMP, _) => (PortClass::Echo, ECHO_PORT_V4),
-        _ => (PortClass::Echo, ECHO_PORT_V6),
-    }
+    case.opener = question.opener();
+    maps.ask(question, scene.now_ns, scene.is_from_node, case)
 }
 
 #[inline(always)]

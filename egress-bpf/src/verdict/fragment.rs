@@ -1,16 +1,20 @@
 //! Fragments: the first is judged and remembered, the later ones follow it.
 
 use super::{Case, Maps, Scene, Verdict};
-use crate::abi::{DropReason, Fragment, FragmentKey, Pass};
+use crate::abi::{DropReason, Fragment, Pass};
 
 /// How long the pieces of a datagram are waited for; Linux gives up after 30 s.
 const REASSEMBLY_NS: u64 = 30_000_000_000;
 
 /// The verdict on a later fragment.
 #[inline(always)]
-pub(super) fn later<M: Maps>(maps: &M, scene: &Scene, case: &Case) -> Result<Verdict, DropReason> {
-    let key = key(scene, case);
-    match maps.fragment(&key) {
+pub(super) fn later<M: Maps>(
+    maps: &M,
+    scene: &Scene,
+    case: &mut Case,
+) -> Result<Verdict, DropReason> {
+    find_key(scene, case);
+    match maps.fragment(&case.fragment) {
         Some(first) if scene.now_ns < first.deadline_ns && first.generation == case.generation => {
             Ok(Verdict::Forward(Pass::Fragment))
         }
@@ -23,27 +27,25 @@ pub(super) fn later<M: Maps>(maps: &M, scene: &Scene, case: &Case) -> Result<Ver
 pub(super) fn remember<M: Maps>(
     maps: &mut M,
     scene: &Scene,
-    case: &Case,
+    case: &mut Case,
 ) -> Result<(), DropReason> {
     let first = Fragment {
         deadline_ns: scene.now_ns.saturating_add(REASSEMBLY_NS),
         generation: case.generation,
         padding: [0; 4],
     };
-    maps.put_fragment(&key(scene, case), &first).map_err(|super::Full| DropReason::FragmentsFull)
+    find_key(scene, case);
+    maps.put_fragment(&case.fragment, &first).map_err(|super::Full| DropReason::FragmentsFull)
 }
 
 #[inline(always)]
-fn key(scene: &Scene, case: &Case) -> FragmentKey {
-    let flow = case.flow_key(scene);
-    FragmentKey {
-        local: flow.local,
-        remote: flow.remote,
-        ifindex: flow.ifindex,
-        epoch: flow.epoch,
-        identification: case.headers.identification,
-        protocol: flow.protocol,
-        direction: scene.direction as u8,
-        padding: [0; 2],
-    }
+fn find_key(scene: &Scene, case: &mut Case) {
+    let (flow, key) = (&case.key, &mut case.fragment);
+    key.local = flow.local;
+    key.remote = flow.remote;
+    key.ifindex = flow.ifindex;
+    key.epoch = flow.epoch;
+    key.identification = case.headers.identification;
+    key.protocol = flow.protocol;
+    key.direction = scene.direction as u8;
 }

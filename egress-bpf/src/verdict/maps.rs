@@ -1,14 +1,41 @@
+use super::{Case, Question, Scene, admit, answer};
 use crate::abi::{
-    Address, CidrKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry,
-    NameKey, PeerKey, PortKey, RuleSet, Table, TableKey,
+    Address, CidrKey, Config, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey,
+    NameEntry, NameKey, PeerKey, PortKey, RuleSet, Table, TableKey,
 };
+use crate::packet::Packet;
 
 /// A map that takes no further entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// The first step of a verdict, where packet and maps meet.
+pub trait Gate<P: Packet>: Maps + Sized {
+    /// Reads headers and checks the source: [`admit`]. The kernel program makes this a function of its
+    /// own, as it does [`Maps::ask`].
+    fn admit(&self, packet: &P, scene: &Scene, case: &mut Case) -> Result<(), DropReason> {
+        admit(packet, self, scene, case)
+    }
+}
+
 /// The maps that a verdict asks. Absence is an answer: it never opens anything.
 pub trait Maps {
+    /// Asks the rules about the flow of `case`: [`answer`]. The kernel program makes this a function
+    /// of its own, so that the verifier walks the rules once, and not once for every way that leads
+    /// to them.
+    fn ask(
+        &mut self,
+        question: Question,
+        now_ns: u64,
+        is_from_node: bool,
+        case: &mut Case,
+    ) -> Result<(), DropReason>
+    where
+        Self: Sized,
+    {
+        answer(self, question, now_ns, is_from_node, case)
+    }
+
     /// The one row of `CONFIG`.
     fn config(&self) -> Option<&Config>;
 

@@ -14,16 +14,19 @@ mod conntrack;
 mod dns;
 mod fragment;
 mod maps;
+mod question;
 mod source;
 
+pub use classify::answer;
 pub use conntrack::flow_is_expired;
-pub use maps::{Full, Maps};
+pub use maps::{Full, Gate, Maps};
+pub use question::Question;
 
 use crate::abi::{
-    Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, Event, EventVerdict, FlowKey, NO_CLAUSE,
-    Pass, RuleSet,
+    Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, Event, EventVerdict, Flow, FlowKey,
+    FragmentKey, NO_CLAUSE, Pass, RuleSet,
 };
-use crate::packet::{Headers, Kind, Packet, Piece};
+use crate::packet::{Embedded, Headers, Kind, Packet, Piece};
 
 /// Number of the identity of the node itself; `namegate_policy::identity::Identity::HOST`.
 pub const IDENTITY_HOST: u32 = 1;
@@ -86,6 +89,8 @@ pub struct Scene {
 pub struct Case {
     /// Its headers.
     pub headers: Headers,
+    /// The flow that the packet belongs to.
+    pub key: FlowKey,
     /// The endpoint's identity; zero where unknown.
     pub identity: u32,
     /// Identity of the other end; zero where it was not looked up.
@@ -106,14 +111,25 @@ pub struct Case {
     pub opener: Direction,
     /// Whether this is the first packet of a flow.
     pub is_first: bool,
+    /// Whether the endpoint's lookups go to the proxy.
+    is_dns_governed: bool,
     /// Room for the rules that match.
     matching: RuleSet,
+    /// Room for an entry of a flow.
+    flow: Flow,
+    /// Room for what an ICMP error quotes.
+    embedded: Embedded,
+    /// Room for the key of the flow that it is about.
+    quoted: FlowKey,
+    /// Room for the key of a fragmented datagram.
+    fragment: FragmentKey,
 }
 
 impl Case {
     /// A case before anything was found out.
     pub const OPEN: Self = Self {
         headers: Headers::UNREAD,
+        key: FlowKey::UNKNOWN,
         identity: 0,
         remote_identity: 0,
         table: 0,
@@ -124,7 +140,12 @@ impl Case {
         audit: NO_CLAUSE,
         opener: Direction::Egress,
         is_first: false,
+        is_dns_governed: false,
         matching: RuleSet::EMPTY,
+        flow: Flow::UNKNOWN,
+        embedded: Embedded::UNREAD,
+        quoted: FlowKey::UNKNOWN,
+        fragment: FragmentKey::UNKNOWN,
     };
 
     /// Makes room for another packet.
@@ -158,7 +179,7 @@ impl Case {
     /// The record that the case ends in.
     #[inline(always)]
     pub fn event(&self, scene: &Scene, verdict: Verdict, told: EventVerdict) -> Event {
-        let key = self.flow_key(scene);
+        let key = &self.key;
         Event {
             time_ns: scene.now_ns,
             local: key.local,
@@ -181,11 +202,11 @@ impl Case {
         }
     }
 
-    /// The key of the flow that the packet belongs to.
+    /// Finds the key of the flow that the packet belongs to.
     #[inline(always)]
-    fn flow_key(&self, scene: &Scene) -> FlowKey {
-        let headers = &self.headers;
-        let (local, remote, local_port, remote_port) = match scene.direction {
+    fn find_key(&mut self, scene: &Scene) {
+        let (headers, key) = (&self.headers, &mut self.key);
+        (key.local, key.remote, key.local_port, key.remote_port) = match scene.direction {
             Direction::Egress => {
                 (headers.source, headers.destination, headers.source_port, headers.destination_port)
             }
@@ -193,23 +214,16 @@ impl Case {
                 (headers.destination, headers.source, headers.destination_port, headers.source_port)
             }
         };
-        FlowKey {
-            local,
-            remote,
-            ifindex: scene.ifindex,
-            epoch: self.epoch,
-            local_port,
-            remote_port,
-            protocol: headers.protocol,
-            padding: [0; 3],
-        }
+        key.ifindex = scene.ifindex;
+        key.epoch = self.epoch;
+        key.protocol = headers.protocol;
     }
 }
 
 /// Decides about `packet`, which crosses the interface of `scene`, and leaves what it found out in
 /// `case`.
 #[inline(always)]
-pub fn egress_verdict<P: Packet, M: Maps>(
+pub fn egress_verdict<P: Packet, M: Gate<P>>(
     packet: &P,
     maps: &mut M,
     scene: &Scene,
@@ -222,25 +236,13 @@ pub fn egress_verdict<P: Packet, M: Maps>(
 }
 
 #[inline(always)]
-fn decide<P: Packet, M: Maps>(
+fn decide<P: Packet, M: Gate<P>>(
     packet: &P,
     maps: &mut M,
     scene: &Scene,
     case: &mut Case,
 ) -> Result<Verdict, DropReason> {
-    case.opener = scene.direction;
-    case.length = packet.length();
-    let read = case.headers.read(packet);
-    let flags = {
-        let endpoint = maps.endpoint(scene.ifindex).ok_or(DropReason::NoEndpoint)?;
-        case.identity = endpoint.identity;
-        case.table = endpoint.table;
-        case.generation = endpoint.generation;
-        case.epoch = endpoint.epoch;
-        read?;
-        source::check(packet, maps, &case.headers, endpoint, scene.direction)?;
-        endpoint.flags
-    };
+    maps.admit(packet, scene, case)?;
     match case.headers.kind {
         Kind::Arp | Kind::Neighbour | Kind::Router | Kind::Listener => {
             return Ok(Verdict::Forward(Pass::Link));
@@ -253,7 +255,7 @@ fn decide<P: Packet, M: Maps>(
         | Kind::IcmpError
         | Kind::Other => {}
     }
-    let is_governed = flags & ENDPOINT_DNS_GOVERNED != 0;
+    let is_governed = case.is_dns_governed;
     if let Some(verdict) = dns::intercept(maps, &case.headers, scene.direction, is_governed)? {
         return Ok(verdict);
     }
@@ -268,6 +270,29 @@ fn decide<P: Packet, M: Maps>(
         fragment::remember(maps, scene, case)?;
     }
     Ok(verdict)
+}
+
+/// Reads the headers of a packet and checks whether it may carry its addresses at all.
+#[inline(always)]
+pub fn admit<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    scene: &Scene,
+    case: &mut Case,
+) -> Result<(), DropReason> {
+    case.opener = scene.direction;
+    case.length = packet.length();
+    let read = case.headers.read(packet);
+    case.find_key(scene);
+    let endpoint = maps.endpoint(scene.ifindex).ok_or(DropReason::NoEndpoint)?;
+    case.identity = endpoint.identity;
+    case.table = endpoint.table;
+    case.generation = endpoint.generation;
+    case.epoch = endpoint.epoch;
+    case.key.epoch = endpoint.epoch;
+    case.is_dns_governed = endpoint.flags & ENDPOINT_DNS_GOVERNED != 0;
+    read?;
+    source::check(packet, maps, &case.headers, endpoint, scene.direction)
 }
 
 /// Whether `config` lets other IP protocols be judged.

@@ -185,6 +185,9 @@ fn np_22_the_node_reaches_its_pod_whatever_the_policy() {
     pod.change_policy(vec![isolated()], vec![isolated()]);
     assert_eq!(pod.sends(&answer), JUDGED, "after a change of policy too");
 
+    let midway = frame::ip(OTHER_MAC, (ip(NODE), ip(POD)), 6, &frame::tcp(50_000, 8_080, TCP_ACK));
+    let mut forged = Pod::new(vec![open()], vec![isolated()]);
+    assert_eq!(forged.gets(&midway), drop(DropReason::Denied), "in the middle of nothing");
     let mut forged = mk_isolated();
     assert_eq!(forged.gets(&probe), drop(DropReason::Denied), "received, not made by the node");
     assert_eq!(

@@ -20,6 +20,7 @@ const INGRESS: u64 = 1;
 const LIVE: u64 = 1 << 1;
 const LIVE_FROM_NODE: u64 = 1 << 2;
 const MIDWAY: u64 = 1 << 3;
+const OTHER_SIDE: u64 = 1 << 4;
 const CLASS_SHIFT: u32 = 8;
 const LOCAL_SHIFT: u32 = 16;
 const REMOTE_SHIFT: u32 = 32;
@@ -76,7 +77,7 @@ impl Question {
     /// The same question, had the other side opened the flow.
     #[inline(always)]
     pub(super) const fn reversed(self) -> Self {
-        Self(self.0 ^ INGRESS)
+        Self((self.0 ^ INGRESS) | OTHER_SIDE)
     }
 
     /// Who opens the flow.
@@ -95,6 +96,13 @@ impl Question {
         } else {
             Standing::Opened
         }
+    }
+
+    /// Whether it is asked what would be if the side that did not send the packet had opened the
+    /// flow.
+    #[inline(always)]
+    pub(super) const fn is_of_other_side(self) -> bool {
+        self.0 & OTHER_SIDE != 0
     }
 
     /// Whether nobody saw the flow open.

@@ -23,7 +23,21 @@ use crate::random::World;
 /// Interface that test runs happen on: the loopback.
 pub(crate) const IFINDEX: u32 = 1;
 
+/// A pin directory that goes away whatever becomes of the test.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && self.0.exists()
+        {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
 pub(crate) struct Twin {
+    _pins: Pins,
     datapath: Datapath,
     events: Events,
     sim: Simulation,
@@ -36,10 +50,12 @@ pub(crate) struct Twin {
 impl Twin {
     /// Loads the program under a pin directory of its own.
     pub(crate) fn open(name: &str) -> Result<Self> {
-        let pins = format!("/sys/fs/bpf/namegate-test-{name}-{}", std::process::id());
-        let options = Options { pin_root: PathBuf::from(pins), ..Options::default() };
+        let path = format!("/sys/fs/bpf/namegate-test-{name}-{}", std::process::id());
+        let pins = Pins(PathBuf::from(path));
+        let options = Options { pin_root: pins.0.clone(), ..Options::default() };
         let (datapath, events) = Datapath::open(&options)?;
         Ok(Self {
+            _pins: pins,
             datapath,
             events,
             sim: Simulation::default(),

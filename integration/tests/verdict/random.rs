@@ -181,20 +181,6 @@ impl World {
         self.settings.proxy = Some(proxy());
     }
 
-    /// Lets everything through.
-    pub(crate) fn open(&mut self) {
-        let open = Clause {
-            action: ClauseAction::Forward,
-            tier: ClauseTier::Open,
-            peers: ClausePeers { any: true, ..ClausePeers::default() },
-            ports: ClausePorts::Any,
-            origins: Arc::new([]),
-        };
-        self.policy.egress = vec![open.clone()];
-        self.policy.ingress = vec![open];
-        self.mac = Some(MAC.0);
-    }
-
     pub(crate) fn rows(&self, table: u32) -> TableRows {
         TableRows::compile(table, &self.policy)
     }
@@ -234,12 +220,6 @@ impl World {
             mac: self.mac,
             addresses: BTreeSet::from([IpAddr::from(POD_V4), address(POD_V6)]),
         }
-    }
-
-    /// A packet of TCP to a site.
-    pub(crate) fn plain_frame(&self) -> Vec<u8> {
-        let ends = (IpAddr::from(POD_V4), address("198.51.100.1"));
-        frame::ip(MAC, ends, 6, &frame::tcp(40_000, 443, 0x10))
     }
 
     /// A lookup, or an answer from the proxy.

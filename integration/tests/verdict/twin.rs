@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use namegate_egress_bpf::abi::{
@@ -146,11 +145,6 @@ impl Twin {
         };
         ensure!(ran.verdict == expected, "kernel {:?}, host {verdict:?}", ran.verdict);
         Ok((ran, verdict))
-    }
-
-    /// How long the kernel takes for a frame, on average.
-    pub(crate) fn cost(&mut self, direction: Direction, frame: &[u8]) -> Result<Duration> {
-        Ok(self.datapath.run(direction, frame, 1_000_000)?.duration)
     }
 
     /// Compares everything that the frames since [`Twin::enter`] left behind, and tells what

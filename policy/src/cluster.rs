@@ -165,6 +165,8 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
             names: Vec::new(),
         }),
         rules,
+        notes: Vec::new(),
+        also: Vec::new(),
     })
 }
 

@@ -54,7 +54,11 @@ pub(crate) fn selector<'a>(
     Ok(requirements.into_iter().collect())
 }
 
-fn requirement(path: &str, written: &WrittenRequirement<'_>) -> Result<Requirement, FieldError> {
+/// Reads one condition of a label selector.
+pub(crate) fn requirement(
+    path: &str,
+    written: &WrittenRequirement<'_>,
+) -> Result<Requirement, FieldError> {
     let place = Place(path);
     if !is_label_key(written.key) {
         let problem = Problem::LabelKey { key: written.key.to_owned() };
@@ -105,7 +109,8 @@ pub(crate) fn cidr(
     Ok(CidrPeer { net, except: cut_out, reach: CidrReach::All })
 }
 
-fn prefix(path: String, text: &str) -> Result<IpNet, FieldError> {
+/// Reads a prefix; bits past its length count for nothing.
+pub(crate) fn prefix(path: String, text: &str) -> Result<IpNet, FieldError> {
     match text.parse::<IpNet>() {
         Ok(net) => Ok(net.trunc()),
         Err(_) => Err(FieldError::new(path, Problem::NotACidr { text: text.to_owned() })),

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::identity::{Identities, Identity, WorkloadLabels};
-use crate::resource::{EndpointSlice, Namespace, Node, Pod, PodRef, Service};
-use crate::rule::{Namespaces, ServiceRef, Workloads};
+use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, PodRef, Service};
+use crate::rule::{CidrGroups, Namespaces, ServiceRef, ServicesPeer, Workloads};
 
 /// The Service whose backends are the Kubernetes API server.
 const APISERVER: (&str, &str) = ("default", "kubernetes");
 
-/// Namespaces, pods, services and nodes, and what follows from them.
+/// Namespaces, pods, services, nodes and CIDR groups, and what follows from them.
 #[derive(Debug, Default)]
 pub struct Inventory {
     namespaces: BTreeMap<Arc<str>, Namespace>,
@@ -19,6 +19,7 @@ pub struct Inventory {
     services: BTreeMap<ServiceRef, Service>,
     slices: BTreeMap<(Arc<str>, Arc<str>), EndpointSlice>,
     nodes: BTreeMap<Arc<str>, Node>,
+    cidr_groups: BTreeMap<Arc<str>, CidrGroup>,
     identities: Identities,
     holders: BTreeMap<IpAddr, BTreeSet<PodRef>>,
 }
@@ -107,6 +108,16 @@ impl Inventory {
         self.nodes.remove(name);
     }
 
+    /// Adds or replaces a CIDR group.
+    pub fn upsert_cidr_group(&mut self, group: CidrGroup) {
+        self.cidr_groups.insert(Arc::clone(&group.name), group);
+    }
+
+    /// Removes a CIDR group.
+    pub fn remove_cidr_group(&mut self, name: &str) {
+        self.cidr_groups.remove(name);
+    }
+
     /// A pod by name.
     pub fn pod(&self, reference: &PodRef) -> Option<&Pod> {
         self.pods.get(reference).map(|known| &known.pod)
@@ -164,6 +175,11 @@ impl Inventory {
         service: &'a ServiceRef,
     ) -> impl Iterator<Item = &'a EndpointSlice> {
         self.slices.values().filter(|slice| slice.service.as_ref() == Some(service))
+    }
+
+    /// Every CIDR group.
+    pub fn cidr_groups(&self) -> impl Iterator<Item = &CidrGroup> {
+        self.cidr_groups.values()
     }
 
     /// Every Node.
@@ -240,6 +256,24 @@ impl Workloads {
         in_namespace
             && self.pods.matches(&workload.pod_labels)
             && self.service_accounts.iter().all(|one| one.holds(Some(&workload.service_account)))
+    }
+}
+
+impl CidrGroups {
+    /// Whether `group` is meant.
+    pub fn matches(&self, group: &CidrGroup) -> bool {
+        match self {
+            Self::Named(name) => group.name == *name,
+            Self::Selected(selector) => selector.matches(&group.labels),
+        }
+    }
+}
+
+impl ServicesPeer {
+    /// Whether `service` is meant.
+    pub fn matches(&self, service: &Service) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| service.reference.namespace == *namespace)
+            && self.labels.matches(&service.labels)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod kubernetes;
 pub mod learned;
 pub mod limits;
 pub mod name;
+pub mod note;
 pub mod object;
 pub mod opening;
 pub mod oracle;

@@ -11,7 +11,7 @@ use crate::cilium;
 use crate::cluster;
 use crate::kubernetes;
 use crate::problem::{FieldError, Problem};
-use crate::resource::{EndpointSlice, Namespace, Node, Pod, Service};
+use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, Service};
 use crate::rule::{Policy, PolicyKind};
 
 /// An object that the agent acts on.
@@ -27,6 +27,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// `v1`
     Node(Node),
+    /// `cilium.io/v2`
+    CidrGroup(CidrGroup),
     /// A policy of any dialect.
     Policy(Policy),
 }
@@ -44,6 +46,8 @@ pub enum ObjectKind {
     Service,
     /// `discovery.k8s.io/v1`
     EndpointSlice,
+    /// `cilium.io/v2`
+    CidrGroup,
     /// A policy of any dialect.
     Policy(PolicyKind),
 }
@@ -119,6 +123,7 @@ impl fmt::Display for ObjectKind {
             Self::Pod => f.write_str("Pod"),
             Self::Service => f.write_str("Service"),
             Self::EndpointSlice => f.write_str("EndpointSlice"),
+            Self::CidrGroup => f.write_str("CiliumCIDRGroup"),
             Self::Policy(kind) => write!(f, "{kind}"),
         }
     }
@@ -139,6 +144,7 @@ impl Object {
         let (kind, namespace, name) = match self {
             Self::Namespace(namespace) => (ObjectKind::Namespace, None, &namespace.name),
             Self::Node(node) => (ObjectKind::Node, None, &node.name),
+            Self::CidrGroup(group) => (ObjectKind::CidrGroup, None, &group.name),
             Self::Pod(pod) => {
                 (ObjectKind::Pod, Some(&pod.reference.namespace), &pod.reference.name)
             }
@@ -217,6 +223,9 @@ fn parse_as(
         }
         (cilium::API_VERSION, "CiliumClusterwideNetworkPolicy") => {
             Object::Policy(cilium::clusterwide_network_policy(&strict(value)?)?)
+        }
+        (cilium::API_VERSION | cilium::API_VERSION_BEFORE, "CiliumCIDRGroup") => {
+            Object::CidrGroup(cilium::cidr_group(&strict(value)?)?)
         }
         (api::API_VERSION, "EgressPolicy") => Object::Policy(api::egress_policy(&strict(value)?)?),
         (api::API_VERSION, "ClusterEgressPolicy") => {

@@ -11,10 +11,11 @@ use ipnet::IpNet;
 
 use crate::name::DnsName;
 use crate::object::Object;
-use crate::resource::{EndpointSlice, NAMESPACE_NAME_LABEL, Node, Pod, Service};
+use crate::resource::{CidrGroup, EndpointSlice, NAMESPACE_NAME_LABEL, Node, Pod, Service};
 use crate::rule::{
-    Action, CidrReach, Direction, Entity, Mode, Namespaces, Origin, Peer, Peers, Policy,
-    PolicyKind, PortMatch, PortSet, Ports, Protocol, Rule, ServiceRef, Tier, Workloads,
+    Action, CidrGroups, CidrGroupsPeer, CidrReach, Direction, Entity, Mode, Namespaces, Origin,
+    Peer, Peers, Policy, PolicyKind, PortMatch, PortSet, Ports, Protocol, Rule, ServiceRef,
+    ServicesPeer, Tier, Workloads,
 };
 use crate::selector::Labels;
 
@@ -203,10 +204,13 @@ impl<'a> Oracle<'a> {
         }
         let isolating = |mode: Mode| -> Vec<Origin> {
             let policies = policies.iter().filter(|policy| policy.isolates.covers(view.direction));
-            policies
-                .filter(|policy| policy.mode == mode)
+            let isolating = policies.filter(|policy| policy.mode == mode);
+            let mut origins: Vec<Origin> = isolating
                 .map(|policy| Origin { policy: policy.reference.clone(), rule: None })
-                .collect()
+                .collect();
+            // An object with several subjects can isolate by more than one of them.
+            origins.dedup();
+            origins
         };
         let enforced = isolating(Mode::Enforce);
         if !enforced.is_empty() {
@@ -231,12 +235,23 @@ impl<'a> Oracle<'a> {
         match &rule.peers {
             Peers::Any => has_port(&rule.ports, view, destination),
             Peers::Of(peers) => peers.iter().any(|peer| match peer {
-                Peer::Service(service) => self.is_service(service, &rule.ports, view),
+                Peer::Service(meant) => {
+                    self.is_service(view, &rule.ports, |service| service.reference == *meant)
+                }
+                Peer::Services(meant) => self.is_service(view, &rule.ports, |service| {
+                    let ServicesPeer { namespace, labels } = meant;
+                    namespace.as_ref().is_none_or(|one| *one == service.reference.namespace)
+                        && labels.matches(&service.labels)
+                }),
                 Peer::Fqdn(fqdn) => {
                     let names = (self.names_of)(view.subject, view.remote);
                     names.iter().any(|name| fqdn.matches(name)) && has_port(&rule.ports, view, None)
                 }
-                Peer::Workloads(_) | Peer::Cidr(_) | Peer::Entity(_) | Peer::Nodes(_) => {
+                Peer::Workloads(_)
+                | Peer::Cidr(_)
+                | Peer::CidrGroups(_)
+                | Peer::Entity(_)
+                | Peer::Nodes(_) => {
                     self.is_peer(peer, view) && has_port(&rule.ports, view, destination)
                 }
             }),
@@ -251,19 +266,32 @@ impl<'a> Oracle<'a> {
             Peer::Cidr(cidr) => {
                 let is_meant = match cidr.reach {
                     CidrReach::All => true,
-                    CidrReach::World => {
-                        !matches!(view.party, Party::Pod(_) | Party::Host | Party::RemoteNode)
-                            && !self.is_in_range(view.remote)
-                    }
+                    CidrReach::World => self.is_beyond_labels(view),
                 };
                 is_meant && cidr.contains(view.remote)
+            }
+            Peer::CidrGroups(CidrGroupsPeer { groups, except }) => {
+                let is_meant = |group: &CidrGroup| match groups {
+                    CidrGroups::Named(name) => group.name == *name,
+                    CidrGroups::Selected(selector) => selector.matches(&group.labels),
+                };
+                let mut meant = self.cidr_groups().filter(|group| is_meant(group));
+                self.is_beyond_labels(view)
+                    && !except.iter().any(|net| net.contains(&view.remote))
+                    && meant.any(|group| group.nets.iter().any(|net| net.contains(&view.remote)))
             }
             Peer::Entity(entity) => self.is_entity(*entity, view),
             Peer::Nodes(selector) => self.nodes().any(|node| {
                 selector.matches(&node.labels) && node.addresses.contains(&view.remote)
             }),
-            Peer::Fqdn(_) | Peer::Service(_) => false,
+            Peer::Fqdn(_) | Peer::Service(_) | Peer::Services(_) => false,
         }
+    }
+
+    /// Whether the remote end is what Cilium's CIDRs can mean: no pod and no node (CL-9).
+    fn is_beyond_labels(&self, view: &View<'a>) -> bool {
+        !matches!(view.party, Party::Pod(_) | Party::Host | Party::RemoteNode)
+            && !self.is_in_range(view.remote)
     }
 
     fn is_entity(&self, entity: Entity, view: &View<'a>) -> bool {
@@ -280,8 +308,13 @@ impl<'a> Oracle<'a> {
     }
 
     /// A Service by its addresses, on its ports, and by its backends, on what those translate to.
-    fn is_service(&self, reference: &ServiceRef, ports: &Ports, view: &View<'a>) -> bool {
-        let mut services = self.services().filter(|service| service.reference == *reference);
+    fn is_service(
+        &self,
+        view: &View<'a>,
+        ports: &Ports,
+        is_meant: impl Fn(&Service) -> bool,
+    ) -> bool {
+        let mut services = self.services().filter(|service| is_meant(service));
         services.any(|service| {
             let mut own = service.cluster_addresses.iter().chain(&service.external_addresses);
             if own.any(|address| *address == view.remote) {
@@ -291,7 +324,7 @@ impl<'a> Oracle<'a> {
                 };
             }
             self.slices().any(|slice| {
-                slice.service.as_ref() == Some(reference)
+                slice.service.as_ref() == Some(&service.reference)
                     && slice.addresses.contains(&view.remote)
                     && is_backend_port(service, slice, ports, view)
             })
@@ -358,9 +391,17 @@ impl<'a> Oracle<'a> {
         })
     }
 
+    /// Every policy, one for each subject.
     fn policies(&self) -> impl Iterator<Item = &'a Policy> {
-        self.objects.iter().filter_map(|object| {
+        let objects = self.objects.iter().filter_map(|object| {
             if let Object::Policy(policy) = object { Some(policy) } else { None }
+        });
+        objects.flat_map(Policy::parts)
+    }
+
+    fn cidr_groups(&self) -> impl Iterator<Item = &'a CidrGroup> {
+        self.objects.iter().filter_map(|object| {
+            if let Object::CidrGroup(group) = object { Some(group) } else { None }
         })
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::rule::{Protocol, ServiceRef};
 use crate::selector::Labels;
 
@@ -80,6 +82,8 @@ pub type NamedPorts = BTreeMap<(Arc<str>, Protocol), u16>;
 pub struct Service {
     /// Its namespace and name.
     pub reference: ServiceRef,
+    /// Its labels.
+    pub labels: Labels,
     /// Its cluster addresses; none for a headless Service.
     pub cluster_addresses: Vec<IpAddr>,
     /// Addresses outside the cluster range: external addresses and those of load balancers.
@@ -134,4 +138,15 @@ pub struct Node {
     pub labels: Labels,
     /// Every address in its status.
     pub addresses: Vec<IpAddr>,
+}
+
+/// A CiliumCIDRGroup: prefixes under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CidrGroup {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its prefixes.
+    pub nets: Vec<IpNet>,
 }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::dns::RefuseWith;
 use crate::name::DnsName;
+use crate::note::Note;
 use crate::pattern::DomainPattern;
 use crate::selector::{Condition, Selector};
 
@@ -155,6 +156,18 @@ pub struct Policy {
     pub dns: Option<DnsPolicy>,
     /// Its rules, in the order that counts.
     pub rules: Vec<Rule>,
+    /// What its author should know although the object is in force.
+    pub notes: Vec<Note>,
+    /// What the same object says about other subjects, as Cilium's `specs` does; empty in each of
+    /// these.
+    pub also: Vec<Self>,
+}
+
+impl Policy {
+    /// All that the object says, a subject at a time: itself, then [`Policy::also`].
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.also)
+    }
 }
 
 /// Whether a policy enforces (EP-12).
@@ -279,8 +292,12 @@ pub enum Peer {
     Fqdn(FqdnPeer),
     /// A part of the world with a name of its own.
     Entity(Entity),
+    /// The prefixes of CIDR groups, whichever exist.
+    CidrGroups(CidrGroupsPeer),
     /// A Service, by its addresses and its backends; the rule's ports are ports of the Service.
     Service(ServiceRef),
+    /// Services by their labels, each as [`Peer::Service`] means one.
+    Services(ServicesPeer),
     /// Nodes by their labels, with all their addresses.
     Nodes(Selector),
 }
@@ -321,6 +338,24 @@ impl CidrPeer {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.net.contains(&address) && !self.except.iter().any(|net| net.contains(&address))
     }
+}
+
+/// The prefixes of CIDR groups as a peer. They reach as [`CidrReach::World`] does (CL-9).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CidrGroupsPeer {
+    /// The groups.
+    pub groups: CidrGroups,
+    /// Prefixes that this peer does not mean.
+    pub except: Vec<IpNet>,
+}
+
+/// A choice of CIDR groups; a group that does not exist has no prefixes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CidrGroups {
+    /// The one with this name.
+    Named(Arc<str>),
+    /// Those whose labels are selected.
+    Selected(Selector),
 }
 
 /// Which addresses of a prefix a rule means.
@@ -381,6 +416,15 @@ pub struct ServiceRef {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+}
+
+/// Services by their labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicesPeer {
+    /// Their namespace; `None` means every one.
+    pub namespace: Option<Arc<str>>,
+    /// Their labels.
+    pub labels: Selector,
 }
 
 /// The ports that a rule means.

@@ -184,6 +184,7 @@ fn service(
     let (protocol, port_name): (_, Arc<str>) = (Protocol::Tcp, "http".into());
     let service = Service {
         reference: reference.clone(),
+        labels: Labels::new(),
         cluster_addresses: vec![address(cluster_address)],
         external_addresses: Vec::new(),
         ports: vec![ServicePort { name: Arc::clone(&port_name), protocol, port }],
@@ -234,6 +235,8 @@ fn policy() -> impl Strategy<Value = Policy> {
                 isolates: if is_namespaced { isolates } else { Isolation::default() },
                 dns,
                 rules,
+                notes: Vec::new(),
+                also: Vec::new(),
             }
         },
     )

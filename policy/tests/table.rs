@@ -101,6 +101,8 @@ fn mk_policy(name: &str, rules: Vec<Rule>) -> Policy {
             names: Vec::new(),
         }),
         rules,
+        notes: Vec::new(),
+        also: Vec::new(),
     }
 }
 
@@ -258,6 +260,7 @@ fn a_service_peer_is_its_address_on_its_port_and_its_backends_on_theirs() {
     let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port };
     world.inventory.upsert_service(Service {
         reference: ledger.clone(),
+        labels: Labels::new(),
         cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
         external_addresses: Vec::new(),
         ports: vec![port("https", 443), port("admin", 9000)],

@@ -40,6 +40,7 @@ impl State {
             Object::Service(service) => self.inventory.upsert_service(service),
             Object::EndpointSlice(slice) => self.inventory.upsert_slice(slice),
             Object::Node(node) => self.inventory.upsert_node(node),
+            Object::CidrGroup(group) => self.inventory.upsert_cidr_group(group),
             Object::Policy(policy) => {
                 reworded.insert(policy.reference.namespace.clone());
                 self.policies.insert(policy.reference.clone(), Arc::new(policy));
@@ -53,6 +54,7 @@ impl State {
         match object.kind {
             ObjectKind::Namespace => self.inventory.remove_namespace(name),
             ObjectKind::Node => self.inventory.remove_node(name),
+            ObjectKind::CidrGroup => self.inventory.remove_cidr_group(name),
             ObjectKind::Pod => {
                 self.inventory.remove_pod(&PodRef { namespace, name: Arc::clone(name) });
             }

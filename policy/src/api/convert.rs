@@ -52,6 +52,8 @@ pub fn egress_policy(written: &Manifest<EgressPolicySpec>) -> Result<Policy, Fie
         isolates: rule::Isolation { egress: true, ingress: false },
         dns: Some(dns(&spec.dns, DnsFilter::Enforce)),
         rules: rules(Some(&namespace), &spec.deny, &spec.egress)?,
+        notes: Vec::new(),
+        also: Vec::new(),
     })
 }
 
@@ -94,6 +96,8 @@ pub fn cluster_egress_policy(
         isolates: rule::Isolation { egress: !is_tiered, ingress: false },
         dns: Some(dns(&spec.dns, filter)),
         rules: rules(None, &spec.deny, &spec.egress)?,
+        notes: Vec::new(),
+        also: Vec::new(),
     })
 }
 

@@ -1,8 +1,11 @@
-//! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy `cilium.io/v2` in normal form.
+//! CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy and CiliumCIDRGroup `cilium.io/v2` in normal
+//! form.
 //!
 //! Layers 3 and 4, entities, services, names and `rules.dns`. What is not supported makes the object
 //! refused with the path of the field; nothing is half applied.
 
+mod icmp;
+mod peers;
 mod rules;
 mod selectors;
 mod written;
@@ -11,19 +14,37 @@ use std::sync::Arc;
 
 use crate::dns::RefuseWith;
 use crate::field::Place;
-use crate::kubernetes::{name_of, namespace_of};
+use crate::kubernetes::{labels_of, name_of, namespace_of};
+use crate::note::{Note, Remark};
 use crate::problem::{FieldError, Problem};
+use crate::resource::CidrGroup;
 use crate::rule::{
     Action, Direction, DnsFilter, DnsPolicy, Isolation, Mode, Peer, Peers, Policy, PolicyKind,
     PolicyRef, Tier,
 };
 
 use rules::RuleReader;
-pub use written::Manifest;
 use written::Spec;
+pub use written::{CidrGroupManifest, Manifest};
 
 /// The group and version of the kinds.
 pub const API_VERSION: &str = "cilium.io/v2";
+
+/// An earlier version of CiliumCIDRGroup, the same in every field.
+pub const API_VERSION_BEFORE: &str = "cilium.io/v2alpha1";
+
+/// Reads a CiliumCIDRGroup.
+pub fn cidr_group(written: &CidrGroupManifest) -> Result<CidrGroup, FieldError> {
+    let cidrs = written.spec.external_cidrs.iter().enumerate();
+    let read = |(index, text): (usize, &String)| {
+        peers::net(Place("spec").entry("externalCIDRs", index), text)
+    };
+    Ok(CidrGroup {
+        name: name_of(&written.metadata)?,
+        labels: labels_of(&written.metadata),
+        nets: cidrs.map(read).collect::<Result<_, _>>()?,
+    })
+}
 
 /// Reads a CiliumNetworkPolicy.
 pub fn network_policy(written: &Manifest) -> Result<Policy, FieldError> {
@@ -51,92 +72,121 @@ fn policy(
     namespace: Option<&Arc<str>>,
     written: &Manifest,
 ) -> Result<Policy, FieldError> {
-    let (path, spec) = match (&written.spec, written.specs.as_slice()) {
-        (Some(spec), []) => ("spec", spec),
-        (None, [spec]) => ("specs[0]", spec),
-        (None, []) => return Err(FieldError::new("spec", Problem::Missing)),
-        (Some(_), _) => {
-            return Err(FieldError::new("specs", Problem::Together { fields: "spec and specs" }));
-        }
-        (None, _) => {
-            let feature = "more than one entry in specs";
-            return Err(FieldError::new("specs", Problem::Unsupported { feature }));
-        }
-    };
-    let place = Place(path);
-    if spec.node_selector.is_some() {
-        let problem = Problem::Unsupported { feature: "a policy for nodes" };
-        return Err(FieldError::new(place.field("nodeSelector"), problem));
+    let mut parts = Vec::new();
+    if let Some(spec) = &written.spec {
+        parts.push(SpecReader { path: "spec", prefix: "", namespace }.read(&reference, spec)?);
     }
-    let Some(endpoints) = &spec.endpoint_selector else {
-        return Err(FieldError::new(place.field("endpointSelector"), Problem::Missing));
+    for (index, spec) in written.specs.iter().enumerate() {
+        let path = format!("specs[{index}]");
+        let prefix = format!("{path}.");
+        let reader = SpecReader { path: &path, prefix: &prefix, namespace };
+        parts.push(reader.read(&reference, spec)?);
+    }
+    let mut parts = parts.into_iter();
+    let Some(mut policy) = parts.next() else {
+        return Err(FieldError::new("spec", Problem::Missing));
     };
-    let subject = selectors::subject(&place.field("endpointSelector"), namespace, endpoints)?;
-    let mut policy = Policy {
-        reference,
-        subject,
-        mode: Mode::Enforce,
-        tier: Tier::Namespaced,
-        isolates: isolation(spec),
-        dns: None,
-        rules: Vec::new(),
-    };
-    read_rules(path, spec, namespace, &mut policy)?;
+    for mut part in parts {
+        policy.notes.append(&mut part.notes);
+        policy.also.push(part);
+    }
     Ok(policy)
 }
 
-/// CL-5.
-fn isolation(spec: &Spec) -> Isolation {
-    let default = spec.enable_default_deny.as_ref();
-    let wants = |chosen: Option<bool>| chosen != Some(false);
-    Isolation {
-        egress: (spec.egress.is_some() || spec.egress_deny.is_some())
-            && wants(default.and_then(|default| default.egress)),
-        ingress: (spec.ingress.is_some() || spec.ingress_deny.is_some())
-            && wants(default.and_then(|default| default.ingress)),
+/// Reads `spec`, or an entry of `specs`.
+struct SpecReader<'a> {
+    path: &'a str,
+    /// What the names of its rules begin with.
+    prefix: &'a str,
+    namespace: Option<&'a Arc<str>>,
+}
+
+impl SpecReader<'_> {
+    fn read(&self, reference: &PolicyRef, spec: &Spec) -> Result<Policy, FieldError> {
+        let place = Place(self.path);
+        if spec.node_selector.is_some() {
+            let problem = Problem::Unsupported { feature: "a policy for nodes" };
+            return Err(FieldError::new(place.field("nodeSelector"), problem));
+        }
+        let Some(endpoints) = &spec.endpoint_selector else {
+            return Err(FieldError::new(place.field("endpointSelector"), Problem::Missing));
+        };
+        let path = place.field("endpointSelector");
+        let mut policy = Policy {
+            reference: reference.clone(),
+            subject: selectors::subject(&path, self.namespace, endpoints)?,
+            mode: Mode::Enforce,
+            tier: Tier::Namespaced,
+            isolates: isolation(spec),
+            dns: None,
+            rules: Vec::new(),
+            notes: Vec::new(),
+            also: Vec::new(),
+        };
+        self.rules(spec, &mut policy)?;
+        Ok(policy)
+    }
+
+    fn rules(&self, spec: &Spec, policy: &mut Policy) -> Result<(), FieldError> {
+        // `None` without any rules.dns; one without an entry lets no name be asked for (CL-3).
+        let mut lookups = None;
+        for (field, list, direction, action) in [
+            ("egressDeny", &spec.egress_deny, Direction::Egress, Action::Deny),
+            ("ingressDeny", &spec.ingress_deny, Direction::Ingress, Action::Deny),
+            ("egress", &spec.egress, Direction::Egress, Action::Allow),
+            ("ingress", &spec.ingress, Direction::Ingress, Action::Allow),
+        ] {
+            for (index, written) in list.iter().flatten().enumerate() {
+                let path = Place(self.path).entry(field, index);
+                let label: Arc<str> = format!("{}{field}[{index}]", self.prefix).into();
+                let namespace = self.namespace;
+                let reader = RuleReader { path, label, direction, action, namespace };
+                policy.rules.extend(reader.rule(written)?);
+                if let Some(names) = reader.lookups(written)? {
+                    lookups.get_or_insert_with(Vec::new).extend(names);
+                }
+                if written.to_fqdns.is_some() {
+                    let field = Place(&reader.path).field("toFQDNs");
+                    policy.notes.push(Note::new(field, Remark::LookupsDerived));
+                }
+            }
+        }
+        let opens_names = !policy.notes.is_empty();
+        if let Some(names) = lookups {
+            policy.notes.clear();
+            resolve_nothing(policy);
+            policy.dns = Some(dns(DnsFilter::Enforce, names));
+        } else if opens_names {
+            // Only a written rules.dns filters lookups (CL-1, CH-8).
+            policy.dns = Some(dns(DnsFilter::Observe, Vec::new()));
+        }
+        Ok(())
     }
 }
 
-fn read_rules(
-    path: &str,
-    spec: &Spec,
-    namespace: Option<&Arc<str>>,
-    policy: &mut Policy,
-) -> Result<(), FieldError> {
-    let mut names = Vec::new();
-    for (field, list, direction, action) in [
-        ("egressDeny", &spec.egress_deny, Direction::Egress, Action::Deny),
-        ("ingressDeny", &spec.ingress_deny, Direction::Ingress, Action::Deny),
-        ("egress", &spec.egress, Direction::Egress, Action::Allow),
-        ("ingress", &spec.ingress, Direction::Ingress, Action::Allow),
-    ] {
-        for (index, written) in list.iter().flatten().enumerate() {
-            let label: Arc<str> = format!("{field}[{index}]").into();
-            let path = format!("{path}.{label}");
-            let reader = RuleReader { path, label, direction, action, namespace };
-            policy.rules.extend(reader.rule(written)?);
-            names.extend(reader.lookups(written)?);
-        }
-    }
-    let has_lookups = !names.is_empty();
-    let mut opens_names = false;
+fn dns(filter: DnsFilter, names: Vec<crate::rule::NameRule>) -> DnsPolicy {
+    DnsPolicy { filter, refuse_with: RefuseWith::Refused, names }
+}
+
+/// With rules.dns beside them, the names that open addresses say nothing about lookups (CL-1).
+fn resolve_nothing(policy: &mut Policy) {
     for rule in &mut policy.rules {
         let Peers::Of(peers) = &mut rule.peers else { continue };
         for peer in peers {
             if let Peer::Fqdn(fqdn) = peer {
-                opens_names = true;
-                // Without rules.dns the names that open addresses are those that may be asked for.
-                fqdn.resolves = !has_lookups;
+                fqdn.resolves = false;
             }
         }
     }
-    if has_lookups || opens_names {
-        policy.dns = Some(DnsPolicy {
-            // Only rules.dns filters lookups (CL-1, CH-8).
-            filter: if has_lookups { DnsFilter::Enforce } else { DnsFilter::Observe },
-            refuse_with: RefuseWith::Refused,
-            names,
-        });
+}
+
+/// CL-5.
+fn isolation(spec: &Spec) -> Isolation {
+    let asked = spec.enable_default_deny.as_ref();
+    let egress = spec.egress.is_some() || spec.egress_deny.is_some();
+    let ingress = spec.ingress.is_some() || spec.ingress_deny.is_some();
+    Isolation {
+        egress: asked.and_then(|asked| asked.egress).unwrap_or(egress),
+        ingress: asked.and_then(|asked| asked.ingress).unwrap_or(ingress),
     }
-    Ok(())
 }

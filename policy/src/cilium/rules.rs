@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::selectors;
-use super::written::{IcmpField, Layer7, NameRule as WrittenName, Port, PortRule, Rule as Written};
+use super::icmp;
+use super::written::{Layer7, NameRule as WrittenName, Port, PortRule, Rule as Written};
 use crate::field::{self, Place, WrittenPort};
 use crate::pattern::{DomainPattern, PatternError};
 use crate::problem::{FieldError, Problem};
 use crate::rule::{
-    Action, CidrPeer, CidrReach, Direction, Entity, FqdnPeer, NameRule, Peer, Peers, PortMatch,
-    PortRange, PortSet, Ports, Protocol, Rule, ServiceRef,
+    Action, Direction, NameRule, Peers, PortMatch, PortRange, PortSet, Ports, Protocol, Rule,
 };
 
-/// The most ports of a rule (CL-4).
+/// The most ports of an entry of `toPorts`, and message types of one of `icmps` (CL-4).
 const PORTS_MAX: usize = 40;
+
+/// The only port whose lookups the proxy sees.
+const DNS_PORT: u16 = 53;
 
 /// Reads the rules of one list.
 pub(super) struct RuleReader<'a> {
@@ -43,15 +45,28 @@ impl RuleReader<'_> {
         Ok(Some(Rule { label, direction, action, peers, ports }))
     }
 
-    /// The names of `rules.dns`: they may be asked for and open nothing (CL-1).
-    pub(super) fn lookups(&self, written: &Written) -> Result<Vec<NameRule>, FieldError> {
+    /// The names of `rules.dns`: they may be asked for and open nothing (CL-1). `None` where no
+    /// entry has any `rules.dns`.
+    pub(super) fn lookups(&self, written: &Written) -> Result<Option<Vec<NameRule>>, FieldError> {
         let place = Place(&self.path);
-        let mut names = Vec::new();
+        let mut names = None;
         for (index, rule) in written.to_ports.iter().flatten().enumerate() {
             let path = format!("{}.rules.dns", place.entry("toPorts", index));
-            for (index, written) in
-                rule.rules.iter().flat_map(|rules| rules.dns.iter().flatten()).enumerate()
-            {
+            let Some(list) = rule.rules.as_ref().and_then(|rules| rules.dns.as_ref()) else {
+                continue;
+            };
+            if self.direction == Direction::Ingress || self.action == Action::Deny {
+                return Err(FieldError::new(path, Problem::Misplaced { beside: "egress" }));
+            }
+            let is_lookup =
+                |port: &PortMatch| port.ports == PortSet::Range(PortRange::single(DNS_PORT));
+            let ports = self.port_rule(&place.entry("toPorts", index), rule)?;
+            if !ports.iter().all(is_lookup) {
+                let feature = "rules.dns for another port than 53";
+                return Err(FieldError::new(path, Problem::Unsupported { feature }));
+            }
+            let names = names.get_or_insert_with(Vec::new);
+            for (index, written) in list.iter().enumerate() {
                 let pattern = pattern(&format!("{path}[{index}]"), written)?;
                 names.push(NameRule { label: Arc::clone(&self.label), pattern });
             }
@@ -103,120 +118,16 @@ impl RuleReader<'_> {
         }
     }
 
-    fn peers(&self, written: &Written) -> Result<Option<Peers>, FieldError> {
-        let place = Place(&self.path);
-        let (side, endpoints, cidrs, sets, entities) = match self.direction {
-            Direction::Egress => (
-                "to",
-                &written.to_endpoints,
-                &written.to_cidr,
-                &written.to_cidr_set,
-                &written.to_entities,
-            ),
-            Direction::Ingress => (
-                "from",
-                &written.from_endpoints,
-                &written.from_cidr,
-                &written.from_cidr_set,
-                &written.from_entities,
-            ),
-        };
-        let mut kinds: Vec<Vec<Peer>> = Vec::new();
-        if let Some(endpoints) = endpoints {
-            let list = format!("{side}Endpoints");
-            let read =
-                |(index, one)| selectors::peer(&place.entry(&list, index), self.namespace, one);
-            kinds.push(endpoints.iter().enumerate().map(read).collect::<Result<_, _>>()?);
-        }
-        // Both name prefixes and may stand together.
-        if cidrs.is_some() || sets.is_some() {
-            let mut peers = Vec::new();
-            for (index, text) in cidrs.iter().flatten().enumerate() {
-                let entry = format!("{side}CIDR[{index}]");
-                peers.push(cidr(&self.path, &entry, text, &[])?);
-            }
-            for (index, set) in sets.iter().flatten().enumerate() {
-                let path = place.entry(&format!("{side}CIDRSet"), index);
-                if set.cidr_group_ref.is_some() || set.cidr_group_selector.is_some() {
-                    let problem = Problem::Unsupported { feature: "a CIDR group" };
-                    return Err(FieldError::new(path, problem));
-                }
-                let Some(text) = &set.cidr else {
-                    return Err(FieldError::new(Place(&path).field("cidr"), Problem::Missing));
-                };
-                peers.push(cidr(&path, "cidr", text, &set.except)?);
-            }
-            kinds.push(peers);
-        }
-        if let Some(entities) = entities {
-            let list = format!("{side}Entities");
-            let mut peers = Vec::new();
-            for (index, text) in entities.iter().enumerate() {
-                peers.extend(entity(place.entry(&list, index), text)?.iter().copied());
-            }
-            kinds.push(peers.into_iter().map(Peer::Entity).collect());
-        }
-        if let Some(services) = &written.to_services {
-            let mut peers = Vec::new();
-            for (index, service) in services.iter().enumerate() {
-                let path = place.entry("toServices", index);
-                peers.push(self.service(&path, service)?);
-            }
-            kinds.push(peers);
-        }
-        if let Some(names) = &written.to_fqdns {
-            if self.action == Action::Deny {
-                return Err(FieldError::new(place.field("toFQDNs"), Problem::DenyByName));
-            }
-            let read = |(index, one)| {
-                Ok(Peer::Fqdn(FqdnPeer {
-                    pattern: pattern(&place.entry("toFQDNs", index), one)?,
-                    except: Vec::new(),
-                    allow_private: false,
-                    resolves: true,
-                }))
-            };
-            kinds.push(names.iter().enumerate().map(read).collect::<Result<_, _>>()?);
-        }
-        if kinds.len() > 1 {
-            let fields = "endpoints, CIDRs, entities, services and FQDNs";
-            return Err(FieldError::new(self.path.as_str(), Problem::Together { fields }));
-        }
-        Ok(kinds.pop().map(Peers::Of))
-    }
-
-    fn service(
-        &self,
-        path: &str,
-        written: &super::written::ServiceRule,
-    ) -> Result<Peer, FieldError> {
-        let place = Place(path);
-        if written.k8s_service_selector.is_some() {
-            let problem = Problem::Unsupported { feature: "a selector of services" };
-            return Err(FieldError::new(place.field("k8sServiceSelector"), problem));
-        }
-        let Some(service) = &written.k8s_service else {
-            return Err(FieldError::new(place.field("k8sService"), Problem::Missing));
-        };
-        let namespace = match (service.namespace.as_deref(), self.namespace) {
-            (Some(written), _) => Arc::from(written),
-            (None, Some(own)) => Arc::clone(own),
-            (None, None) => {
-                return Err(FieldError::new(place.field("k8sService.namespace"), Problem::Missing));
-            }
-        };
-        Ok(Peer::Service(ServiceRef { namespace, name: service.service_name.as_str().into() }))
-    }
-
     fn ports(&self, written: &Written) -> Result<Option<Ports>, FieldError> {
         let place = Place(&self.path);
         let Some(list) = &written.to_ports else {
             let Some(icmps) = &written.icmps else { return Ok(None) };
             let mut types = Vec::new();
             for (index, rule) in icmps.iter().enumerate() {
-                for (field, written) in rule.fields.iter().enumerate() {
-                    let path = format!("{}.fields[{field}]", place.entry("icmps", index));
-                    types.push(icmp(&path, written)?);
+                let path = format!("{}.fields", place.entry("icmps", index));
+                check_count(&path, rule.fields.len())?;
+                for (index, written) in rule.fields.iter().enumerate() {
+                    types.push(icmp::message(&format!("{path}[{index}]"), written)?);
                 }
             }
             return Ok(Some(Ports::Of(types)));
@@ -227,21 +138,32 @@ impl RuleReader<'_> {
         }
         let mut ports = Vec::new();
         for (index, rule) in list.iter().enumerate() {
-            let path = place.entry("toPorts", index);
-            refuse_layer_7(&path, rule)?;
-            let Some(written) = rule.ports.as_ref().filter(|ports| !ports.is_empty()) else {
-                return Err(FieldError::new(Place(&path).field("ports"), Problem::NoEntry));
-            };
-            if written.len() > PORTS_MAX {
-                let problem = Problem::TooMany { count: written.len(), max: PORTS_MAX };
-                return Err(FieldError::new(Place(&path).field("ports"), problem));
-            }
-            for (index, written) in written.iter().enumerate() {
-                ports.extend(port(&Place(&path).entry("ports", index), written)?);
-            }
+            ports.extend(self.port_rule(&place.entry("toPorts", index), rule)?);
         }
         Ok(Some(Ports::Of(ports)))
     }
+
+    /// One entry of `toPorts`; an empty list of ports matches nothing (CL-3).
+    fn port_rule(&self, path: &str, rule: &PortRule) -> Result<Vec<PortMatch>, FieldError> {
+        refuse_layer_7(path, rule)?;
+        let path = Place(path).field("ports");
+        let Some(written) = &rule.ports else {
+            return Err(FieldError::new(path, Problem::Missing));
+        };
+        check_count(&path, written.len())?;
+        let mut ports = Vec::with_capacity(written.len());
+        for (index, written) in written.iter().enumerate() {
+            ports.extend(port(&format!("{path}[{index}]"), written)?);
+        }
+        Ok(ports)
+    }
+}
+
+fn check_count(path: &str, count: usize) -> Result<(), FieldError> {
+    if count > PORTS_MAX {
+        return Err(FieldError::new(path, Problem::TooMany { count, max: PORTS_MAX }));
+    }
+    Ok(())
 }
 
 fn refuse_layer_7(path: &str, rule: &PortRule) -> Result<(), FieldError> {
@@ -267,39 +189,8 @@ fn refuse_layer_7(path: &str, rule: &PortRule) -> Result<(), FieldError> {
     }
 }
 
-/// CL-9.
-fn cidr(path: &str, entry: &str, text: &str, except: &[String]) -> Result<Peer, FieldError> {
-    // An address alone is a prefix of its whole length.
-    let alone = text.parse::<std::net::IpAddr>();
-    let net = alone.map_or_else(|_| text.to_owned(), |ip| ipnet::IpNet::from(ip).to_string());
-    let peer = field::cidr(path, entry, &net, except)?;
-    Ok(Peer::Cidr(CidrPeer { reach: CidrReach::World, ..peer }))
-}
-
-/// CL-8.
-fn entity(path: String, text: &str) -> Result<&'static [Entity], FieldError> {
-    Ok(match text {
-        "all" => &[Entity::World, Entity::Cluster],
-        "world" => &[Entity::World],
-        "world-ipv4" => &[Entity::WorldIpv4],
-        "world-ipv6" => &[Entity::WorldIpv6],
-        "cluster" => &[Entity::Cluster],
-        "host" => &[Entity::Host],
-        "remote-node" => &[Entity::RemoteNode],
-        "kube-apiserver" => &[Entity::KubeApiserver],
-        "unmanaged" => &[Entity::Unmanaged],
-        // Nothing is in these two: an endpoint is known with its labels or not at all.
-        "init" | "none" => &[],
-        other => {
-            let expected = "all, world, world-ipv4, world-ipv6, cluster, host, remote-node, \
-                            kube-apiserver, init, unmanaged or none";
-            let problem = Problem::NotOneOf { value: other.to_owned(), expected };
-            return Err(FieldError::new(path, problem));
-        }
-    })
-}
-
-fn pattern(path: &str, written: &WrittenName) -> Result<DomainPattern, FieldError> {
+/// Names in this dialect's own pattern language.
+pub(super) fn pattern(path: &str, written: &WrittenName) -> Result<DomainPattern, FieldError> {
     let place = Place(path);
     let (field, parsed) = match (&written.match_name, &written.match_pattern) {
         (Some(name), None) if name.contains('*') => {
@@ -345,32 +236,4 @@ fn port(path: &str, written: &Port) -> Result<Vec<PortMatch>, FieldError> {
         None => field::port(path, *protocol, Some(WrittenPort::Name(name)), end),
     };
     protocols.iter().map(read).collect()
-}
-
-fn icmp(path: &str, written: &IcmpField) -> Result<PortMatch, FieldError> {
-    let place = Place(path);
-    let protocol = match written.family.as_deref() {
-        None | Some("IPv4") => Protocol::Icmp,
-        Some("IPv6") => Protocol::Icmpv6,
-        Some(other) => {
-            let problem = Problem::NotOneOf { value: other.to_owned(), expected: "IPv4 or IPv6" };
-            return Err(FieldError::new(place.field("family"), problem));
-        }
-    };
-    let number = match &written.kind {
-        IntOrString::Int(number) => u8::try_from(*number).ok(),
-        IntOrString::String(text) => match (text.as_str(), protocol) {
-            ("EchoReply", Protocol::Icmpv6) => Some(129),
-            ("EchoReply", _) => Some(0),
-            ("EchoRequest", Protocol::Icmpv6) => Some(128),
-            ("EchoRequest", _) => Some(8),
-            (other, _) => other.parse().ok(),
-        },
-    };
-    let Some(number) = number else {
-        let problem = Problem::Unsupported { feature: "a message type by this name" };
-        return Err(FieldError::new(place.field("type"), problem));
-    };
-    let ports = PortSet::Range(PortRange::single(u16::from(number)));
-    Ok(PortMatch { protocol, ports })
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::field::Place;
-use crate::kubernetes::selector;
+use super::peers::entity;
+use crate::field::{self, Place, WrittenRequirement};
 use crate::problem::{FieldError, Problem};
 use crate::resource::NAMESPACE_NAME_LABEL;
 use crate::rule::{Entity, Namespaces, Peer, Workloads};
-use crate::selector::{Condition, Requirement, Selector};
+use crate::selector::{Condition, Requirement};
 
 /// A pod's namespace by name.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -18,6 +18,8 @@ const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 /// A pod's service account.
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+/// What the labels of reserved identities begin with.
+const RESERVED: &str = "reserved:";
 /// The cluster of a pod, in a mesh.
 const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
@@ -40,26 +42,26 @@ pub(super) fn subject(
     })
 }
 
-/// A remote end: pods, of the policy's own namespace unless it says otherwise (CL-7), or what a
+/// Remote ends: pods, of the policy's own namespace unless it says otherwise (CL-7), or what a
 /// `reserved:` label stands for.
 pub(super) fn peer(
     path: &str,
     namespace: Option<&Arc<str>>,
     written: &LabelSelector,
-) -> Result<Peer, FieldError> {
-    if let Some(entity) = reserved(path, written)? {
-        return Ok(Peer::Entity(entity));
+) -> Result<Vec<Peer>, FieldError> {
+    if let Some(entities) = reserved(path, written)? {
+        return Ok(entities.iter().copied().map(Peer::Entity).collect());
     }
     let read = Split::read(path, written)?;
     let namespaces = match namespace {
         Some(own) if read.namespaces.is_empty() => Namespaces::Named(Arc::clone(own)),
         Some(_) | None => Namespaces::Selected(read.namespaces.into_iter().collect()),
     };
-    Ok(Peer::Workloads(Workloads {
+    Ok(vec![Peer::Workloads(Workloads {
         namespaces,
         pods: read.pods.into_iter().collect(),
         service_accounts: read.service_accounts,
-    }))
+    })])
 }
 
 /// Requirements by what they ask about.
@@ -73,76 +75,74 @@ struct Split {
 impl Split {
     fn read(path: &str, written: &LabelSelector) -> Result<Self, FieldError> {
         let mut split = Self::default();
-        for Requirement { key, condition } in plain(path, written)?.requirements() {
-            let condition = condition.clone();
-            if **key == *NAMESPACE {
+        for Requirement { key, condition } in requirements(path, written)? {
+            if *key == *NAMESPACE {
                 split.namespaces.push(Requirement { key: NAMESPACE_NAME_LABEL.into(), condition });
             } else if let Some(key) = key.strip_prefix(NAMESPACE_LABELS) {
                 split.namespaces.push(Requirement { key: key.into(), condition });
-            } else if **key == *SERVICE_ACCOUNT {
+            } else if *key == *SERVICE_ACCOUNT {
                 split.service_accounts.push(condition);
-            } else if **key == *CLUSTER {
+            } else if *key == *CLUSTER {
                 let problem = Problem::Unsupported { feature: "a cluster of a mesh" };
                 return Err(FieldError::new(path, problem));
             } else {
-                split.pods.push(Requirement { key: Arc::clone(key), condition });
+                split.pods.push(Requirement { key, condition });
             }
         }
         Ok(split)
     }
 }
 
-/// The selector with the sources of its labels taken off.
-fn plain(path: &str, written: &LabelSelector) -> Result<Selector, FieldError> {
-    let labels = written.match_labels.iter().flatten();
-    let mut match_labels = BTreeMap::new();
-    for (key, value) in labels {
-        match_labels.insert(source_off(path, key)?, value.clone());
+/// The conditions with the sources of their labels taken off. Two on one label both count.
+fn requirements(path: &str, written: &LabelSelector) -> Result<Vec<Requirement>, FieldError> {
+    let place = Place(path);
+    let mut all = Vec::new();
+    for (key, value) in written.match_labels.iter().flatten() {
+        let field = format!("{}.{key}", place.field("matchLabels"));
+        let key = source_off(field, key)?;
+        let one = BTreeMap::from([(key.to_owned(), value.clone())]);
+        all.extend(field::selector(path, &one, std::iter::empty())?.requirements().cloned());
     }
-    let mut match_expressions = Vec::new();
-    for requirement in written.match_expressions.iter().flatten() {
-        let mut requirement = requirement.clone();
-        requirement.key = source_off(path, &requirement.key)?;
-        match_expressions.push(requirement);
+    for (index, requirement) in written.match_expressions.iter().flatten().enumerate() {
+        let path = place.entry("matchExpressions", index);
+        let written = WrittenRequirement {
+            key: source_off(Place(&path).field("key"), &requirement.key)?,
+            operator: &requirement.operator,
+            values: requirement.values.as_deref().unwrap_or_default(),
+        };
+        all.push(field::requirement(&path, &written)?);
     }
-    let plain = LabelSelector {
-        match_labels: Some(match_labels),
-        match_expressions: Some(match_expressions),
-    };
-    selector(path, &plain)
+    Ok(all)
 }
 
-fn source_off(path: &str, key: &str) -> Result<String, FieldError> {
+fn source_off(field: String, key: &str) -> Result<&str, FieldError> {
     match key.split_once(':') {
-        None => Ok(key.to_owned()),
-        Some(("k8s" | "any", rest)) => Ok(rest.to_owned()),
+        None => Ok(key),
+        Some(("k8s" | "any", rest)) => Ok(rest),
         Some(_) => {
             let problem = Problem::Unsupported { feature: "a label source besides k8s: and any:" };
-            Err(FieldError::new(Place(path).field(key), problem))
+            Err(FieldError::new(field, problem))
         }
     }
 }
 
 /// What a selector of one `reserved:` label means.
-fn reserved(path: &str, written: &LabelSelector) -> Result<Option<Entity>, FieldError> {
+fn reserved(path: &str, written: &LabelSelector) -> Result<Option<&'static [Entity]>, FieldError> {
     let mut keys = written.match_labels.iter().flatten().map(|(key, _)| key);
     let has_expressions = written.match_expressions.as_ref().is_some_and(|list| !list.is_empty());
-    let Some(name) = keys.next().and_then(|key| key.strip_prefix("reserved:")) else {
+    let Some(key) = keys.next().filter(|key| key.starts_with(RESERVED)) else {
         return Ok(None);
     };
     if keys.next().is_some() || has_expressions {
         let problem = Problem::Unsupported { feature: "a reserved: label beside others" };
         return Err(FieldError::new(path, problem));
     }
-    match name {
-        "world" => Ok(Some(Entity::World)),
-        "host" => Ok(Some(Entity::Host)),
-        "remote-node" => Ok(Some(Entity::RemoteNode)),
-        "kube-apiserver" => Ok(Some(Entity::KubeApiserver)),
-        "unmanaged" => Ok(Some(Entity::Unmanaged)),
-        _ => {
+    let field = format!("{}.{key}", Place(path).field("matchLabels"));
+    match entity(&field, key.trim_start_matches(RESERVED)) {
+        Ok(entities) => Ok(Some(entities)),
+        Err(FieldError { field, .. }) => {
             let problem = Problem::Unsupported { feature: "this reserved: label" };
-            Err(FieldError::new(path, problem))
+            Err(FieldError::new(field, problem))
         }
     }
 }

@@ -18,6 +18,23 @@ pub struct Manifest {
     pub(super) specs: Vec<Spec>,
 }
 
+/// A CiliumCIDRGroup as a manifest holds it.
+#[derive(Debug, Deserialize)]
+pub struct CidrGroupManifest {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: CidrGroupSpec,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CidrGroupSpec {
+    #[serde(rename = "externalCIDRs")]
+    pub(super) external_cidrs: Vec<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Spec {
@@ -32,6 +49,15 @@ pub(super) struct Spec {
     pub(super) egress_deny: Option<Vec<Rule>>,
     #[serde(rename = "labels")]
     _labels: Option<Vec<PolicyLabel>>,
+    #[serde(rename = "log")]
+    _log: Option<LogLine>,
+}
+
+/// What Cilium adds to its log where the policy decides.
+#[derive(Debug, Deserialize)]
+struct LogLine {
+    #[serde(rename = "value")]
+    _value: Option<String>,
 }
 
 /// A label of the policy itself; it selects nothing.
@@ -88,15 +114,21 @@ pub(super) struct CidrRule {
     pub(super) cidr: Option<String>,
     #[serde(default)]
     pub(super) except: Vec<String>,
-    pub(super) cidr_group_ref: Option<Value>,
-    pub(super) cidr_group_selector: Option<Value>,
+    pub(super) cidr_group_ref: Option<String>,
+    pub(super) cidr_group_selector: Option<LabelSelector>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceRule {
     pub(super) k8s_service: Option<NamedService>,
-    pub(super) k8s_service_selector: Option<Value>,
+    pub(super) k8s_service_selector: Option<SelectedServices>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SelectedServices {
+    pub(super) selector: LabelSelector,
+    pub(super) namespace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

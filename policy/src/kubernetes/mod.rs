@@ -77,6 +77,7 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
     }
     Ok(Service {
         reference,
+        labels: labels_of(metadata),
         cluster_addresses: addresses("spec.clusterIPs", cluster_ips.iter())?,
         external_addresses: external,
         ports,
@@ -173,7 +174,8 @@ pub(crate) fn namespace_of(metadata: &ObjectMeta) -> Result<Arc<str>, FieldError
     field::object_name("metadata.namespace".to_owned(), written.unwrap_or("default")).map(Arc::from)
 }
 
-fn labels_of(metadata: &ObjectMeta) -> Labels {
+/// The object's labels.
+pub(crate) fn labels_of(metadata: &ObjectMeta) -> Labels {
     shared(metadata.labels.as_ref())
 }
 

@@ -50,6 +50,8 @@ pub fn network_policy(written: &NetworkPolicy) -> Result<Policy, FieldError> {
         isolates,
         dns: None,
         rules,
+        notes: Vec::new(),
+        also: Vec::new(),
     })
 }
 

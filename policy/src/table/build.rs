@@ -15,8 +15,8 @@ use crate::identity::{Identity, WorkloadLabels};
 use crate::inventory::Inventory;
 use crate::resource::Service;
 use crate::rule::{
-    Action, Direction, DnsFilter, Entity, FqdnPeer, Mode, Origin, Peer, Peers, Policy, PolicyKind,
-    PolicyRef, PortMatch, PortRange, PortSet, Ports, Protocol, Rule, ServiceRef, Tier,
+    Action, CidrGroupsPeer, Direction, DnsFilter, Entity, FqdnPeer, Mode, Origin, Peer, Peers,
+    Policy, PolicyKind, PolicyRef, PortMatch, PortRange, PortSet, Ports, Protocol, Rule, Tier,
 };
 
 /// Why an identity has no table of its own.
@@ -65,7 +65,7 @@ impl TableSource<'_> {
         let mut selecting: Vec<&Policy> = self
             .policies
             .values()
-            .map(Arc::as_ref)
+            .flat_map(|policy| policy.parts())
             .filter(|policy| policy.subject.matches(labels))
             .collect();
         // Within a tier the priority decides, then the name, so that ties are deterministic.
@@ -172,11 +172,13 @@ impl<'a> Ladder<'a> {
             (Mode::Audit, ClauseAction::Audit)
         };
         let deciding = isolating.iter().filter(|policy| policy.mode == mode);
-        let origins: Arc<[Origin]> = deciding
+        let mut origins: Vec<Origin> = deciding
             .map(|policy| Origin { policy: policy.reference.clone(), rule: None })
             .collect();
+        // An object with several subjects can isolate by more than one of them.
+        origins.dedup();
         if !origins.is_empty() {
-            self.push(everything(action, ClauseTier::Namespaced, origins), Vec::new());
+            self.push(everything(action, ClauseTier::Namespaced, origins.into()), Vec::new());
         }
     }
 
@@ -240,7 +242,7 @@ impl<'a> Ladder<'a> {
         }
         if let Peers::Of(peers) = &rule.peers {
             for peer in peers {
-                if let Peer::Service(service) = peer {
+                for service in self.services(peer) {
                     let resolved = self.service(service, &rule.ports);
                     parts.extend(resolved.into_iter().map(|(p, ports)| (p, ports, Vec::new())));
                 }
@@ -274,8 +276,9 @@ impl<'a> Ladder<'a> {
                         self.source.inventory.nodes().filter(|n| selector.matches(&n.labels));
                     resolved.cidrs.extend(meant.flat_map(|n| &n.addresses).map(|a| host(*a)));
                 }
-                // Its ports need translation: see `service`.
-                Peer::Service(_) => {}
+                Peer::CidrGroups(groups) => resolved.cidrs.extend(self.groups(groups)),
+                // Their ports need translation: see `service`.
+                Peer::Service(_) | Peer::Services(_) => {}
             }
         }
         resolved.identities = Arc::new(identities);
@@ -341,6 +344,19 @@ impl<'a> Ladder<'a> {
         Some(resolved)
     }
 
+    /// The prefixes of the groups that there are.
+    fn groups(&self, peer: &CidrGroupsPeer) -> Vec<CidrPeer> {
+        let groups = self.source.inventory.cidr_groups();
+        let nets = groups.filter(|group| peer.groups.matches(group)).flat_map(|group| &group.nets);
+        let is_left = |net: &&IpNet| !peer.except.iter().any(|except| except.contains(*net));
+        let narrowed = nets.filter(is_left).map(|net| CidrPeer {
+            net: *net,
+            except: peer.except.iter().filter(|except| net.contains(*except)).copied().collect(),
+            reach: CidrReach::World,
+        });
+        narrowed.filter_map(|cidr| self.reach(&cidr)).collect()
+    }
+
     /// One address family of the world.
     fn world(&self, net: IpNet) -> Option<CidrPeer> {
         let whole = CidrPeer { net, except: Vec::new(), reach: CidrReach::World };
@@ -403,15 +419,29 @@ impl<'a> Ladder<'a> {
         holders
     }
 
+    /// The Services that a peer means.
+    fn services(&self, peer: &Peer) -> Vec<&'a Service> {
+        let inventory = self.source.inventory;
+        match peer {
+            Peer::Service(reference) => inventory.service(reference).into_iter().collect(),
+            Peer::Services(meant) => inventory.services().filter(|s| meant.matches(s)).collect(),
+            Peer::Workloads(_)
+            | Peer::Cidr(_)
+            | Peer::CidrGroups(_)
+            | Peer::Fqdn(_)
+            | Peer::Entity(_)
+            | Peer::Nodes(_) => Vec::new(),
+        }
+    }
+
     /// A Service by its own addresses on the rule's ports, and by its backends on the ports that
     /// those translate to.
-    fn service(&self, service: &ServiceRef, ports: &Ports) -> Vec<(ClausePeers, ClausePorts)> {
+    fn service(&self, known: &Service, ports: &Ports) -> Vec<(ClausePeers, ClausePorts)> {
         let inventory = self.source.inventory;
-        let Some(known) = inventory.service(service) else { return Vec::new() };
         let mut parts = Vec::new();
         let own = known.cluster_addresses.iter().chain(&known.external_addresses);
         parts.push((hosts(own.copied()), own_ports(known, ports)));
-        for slice in inventory.slices_of(service) {
+        for slice in inventory.slices_of(&known.reference) {
             let backends = hosts(slice.addresses.iter().copied());
             let Ports::Of(matches) = ports else {
                 parts.push((backends, ClausePorts::Any));

@@ -38,6 +38,7 @@ impl Compiled {
                 Object::Service(service) => inventory.upsert_service(service),
                 Object::EndpointSlice(slice) => inventory.upsert_slice(slice),
                 Object::Node(node) => inventory.upsert_node(node),
+                Object::CidrGroup(group) => inventory.upsert_cidr_group(group),
                 Object::Policy(policy) => {
                     policies.insert(policy.reference.clone(), Arc::new(policy));
                 }

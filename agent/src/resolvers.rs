@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 /// The number of slots.
 pub const SLOTS: u8 = 16;
@@ -15,6 +16,66 @@ pub const DNS_SERVICES: [(&str, &str); 3] = [
     ("kube-system", "coredns"),
     ("kube-system", "rke2-coredns-rke2-coredns"),
 ];
+
+/// Resolvers that give the same answers: where one does not answer, fails or takes long, another may
+/// be asked in its place. The pod is answered by the one that it asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolverGroup(Vec<IpAddr>);
+
+/// What is wrong with a group of resolvers.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// No address.
+    #[error("{text:?} is no IP address")]
+    Address {
+        /// What stands there.
+        text: String,
+    },
+    /// Fewer than two, or more than the proxy asks.
+    #[error("a group has 2 to {SLOTS} resolvers, separated by commas, not {count}")]
+    Size {
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl ResolverGroup {
+    /// Its members, in order.
+    pub fn members(&self) -> &[IpAddr] {
+        &self.0
+    }
+
+    /// Those that may be asked in place of `resolver`, the next in order first; none where it is no
+    /// member.
+    pub fn alternatives(&self, resolver: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let place = self.0.iter().position(|member| *member == resolver);
+        let (before, after) = place.map_or((&[][..], &[][..]), |place| {
+            (self.0.get(..place).unwrap_or_default(), self.0.get(place + 1..).unwrap_or_default())
+        });
+        after.iter().chain(before).copied()
+    }
+}
+
+impl FromStr for ResolverGroup {
+    type Err = GroupError;
+
+    fn from_str(text: &str) -> Result<Self, GroupError> {
+        let mut members = Vec::new();
+        for text in text.split(',').map(str::trim) {
+            let address =
+                text.parse().map_err(|_| GroupError::Address { text: text.to_owned() })?;
+            if !members.contains(&address) {
+                members.push(address);
+            }
+        }
+        if (2..=usize::from(SLOTS)).contains(&members.len()) {
+            Ok(Self(members))
+        } else {
+            Err(GroupError::Size { count: members.len() })
+        }
+    }
+}
 
 /// Resolvers by slot. A resolver keeps its slot while it is known, so that answers under way find
 /// back.
@@ -91,6 +152,18 @@ pub fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
         .collect()
 }
 
+/// Where the kernel says which ports it draws for sockets that ask for none.
+pub const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// Whether so few ports can be drawn that a query's port and id have less than 28 bits.
+pub fn are_ports_few(range: &str) -> bool {
+    let mut bounds = range.split_ascii_whitespace().map(str::parse::<u32>);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => last.saturating_sub(first) + 1 < 1 << 12,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +178,30 @@ mod tests {
                     nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver\nnameserver x\n\
                     options ndots:5\nnameservers 192.0.2.54\n";
         assert_eq!(name_servers(text), [ip("192.0.2.53"), ip("2001:db8::53")]);
+    }
+
+    #[test]
+    fn each_member_of_a_group_is_followed_by_the_others() {
+        let group: ResolverGroup = "192.0.2.1, 192.0.2.2,2001:db8::3".parse().unwrap();
+        let alternatives = |text| group.alternatives(ip(text)).collect::<Vec<_>>();
+        assert_eq!(alternatives("192.0.2.1"), [ip("192.0.2.2"), ip("2001:db8::3")]);
+        assert_eq!(alternatives("2001:db8::3"), [ip("192.0.2.1"), ip("192.0.2.2")]);
+        assert_eq!(alternatives("192.0.2.9"), [] as [IpAddr; 0]);
+        for (text, error) in [
+            ("192.0.2.1", "a group has 2 to 16 resolvers, separated by commas, not 1"),
+            ("192.0.2.1,192.0.2.1", "a group has 2 to 16 resolvers, separated by commas, not 1"),
+            ("192.0.2.1,dns", "\"dns\" is no IP address"),
+        ] {
+            assert_eq!(text.parse::<ResolverGroup>().unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn a_narrow_range_of_ports_is_noticed() {
+        let cases = [("32768\t60999\n", false), ("40000 44095", false), ("40000 44094", true)];
+        for (range, expected) in cases.into_iter().chain([("", true)]) {
+            assert_eq!(are_ports_few(range), expected, "{range:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub struct ResolverSlot {
     pub slot: u8,
     /// The resolver, asked from the node.
     pub resolver: SocketAddr,
+    /// Servers that give the same answers and may be asked in its place: where it does not answer,
+    /// fails, or takes long. At most 15.
+    pub alternatives: Vec<SocketAddr>,
     /// The proxy's addresses for this resolver; UDP and TCP on each. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
 }
@@ -124,6 +127,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The cache.
     pub cache: CacheLimits,
+    /// Whether queries go out over UDP in random letter case, which answers must repeat: a bit more
+    /// for each letter that a forger has to guess. A resolver that does not repeat it is asked over
+    /// TCP.
+    pub shuffles_case: bool,
 }
 
 /// Why the proxy cannot stand in for a resolver.

@@ -90,9 +90,13 @@ counters! {
     upstream_tcp = "upstream-tcp",
     /// Repeated queries.
     upstream_retries = "upstream-retries",
+    /// Queries that a second server was asked as well, because the first took long.
+    upstream_hedged = "upstream-hedged",
+    /// Queries that went to another server because one said that it failed.
+    upstream_failovers = "upstream-failovers",
     /// Messages from an upstream that answer no open query.
     upstream_unmatched = "upstream-unmatched",
-    /// Queries moved to TCP because of many messages that answer nothing.
+    /// Queries moved to TCP because of messages that could be forged answers.
     upstream_suspected = "upstream-suspected",
     /// Queries that ended without an answer in time.
     upstream_timeouts = "upstream-timeouts",

@@ -33,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) shuffles_case: bool,
 }
 
 /// What becomes of a message from a pod.

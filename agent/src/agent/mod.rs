@@ -97,6 +97,15 @@ fn settings(args: &AgentArgs, link: &ProxyLink) -> anyhow::Result<Settings> {
     let cluster_domain = DnsName::parse(&args.cluster_domain)
         .with_context(|| format!("--cluster-domain {:?}", args.cluster_domain))?;
     let mut known = args.resolvers.clone();
+    known.extend(args.resolver_groups.iter().flat_map(|group| group.members()));
+    match std::fs::read_to_string(resolvers::PORT_RANGE) {
+        Ok(text) if resolvers::are_ports_few(&text) => tracing::warn!(
+            range = text.trim(),
+            "net.ipv4.ip_local_port_range leaves fewer than 4096 ports: forged DNS answers are easier to guess; widen it"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot read {}", resolvers::PORT_RANGE),
+    }
     match std::fs::read_to_string("/etc/resolv.conf") {
         Ok(text) => known.extend(resolvers::name_servers(&text)),
         Err(error) => tracing::warn!(%error, "cannot read the node's /etc/resolv.conf"),

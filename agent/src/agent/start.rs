@@ -18,6 +18,7 @@ use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
 use crate::link::{self, ProxyLink};
 use crate::registry::Registry;
+use crate::resolvers::ResolverGroup;
 use crate::source::{self, Directory};
 use crate::state::{Event, State};
 use crate::{clock, flows, remembered, uninstall};
@@ -57,6 +58,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
                 upstream_tcp: args.dns_timeout,
                 ..Timeouts::default()
             },
+            shuffles_case: args.dns_random_case,
             ..Config::default()
         },
         Services {
@@ -91,6 +93,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
             ipv4: IpAddr::V4(args.proxy_ipv4),
             ipv6: link.ipv6.map(IpAddr::V6),
             port: args.dns_port,
+            groups: args.resolver_groups.clone(),
         },
         remembered_path: remembered::path(&args.node.run_dir()),
         remembered_is_behind: false,
@@ -204,20 +207,23 @@ impl Before {
 }
 
 /// Where the proxy listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listen {
     pub(super) ipv4: IpAddr,
     pub(super) ipv6: Option<IpAddr>,
     pub(super) port: u16,
+    pub(super) groups: Vec<ResolverGroup>,
 }
 
 impl Listen {
     /// The proxy's slot for a resolver; `None` where the node has none of the resolver's family.
     pub(super) fn slot(&self, slot: u8, resolver: IpAddr) -> Option<ResolverSlot> {
         let address = if resolver.is_ipv4() { Some(self.ipv4) } else { self.ipv6 }?;
+        let alternatives = self.groups.iter().flat_map(|group| group.alternatives(resolver));
         Some(ResolverSlot {
             slot,
             resolver: SocketAddr::new(resolver, 53),
+            alternatives: alternatives.map(|address| SocketAddr::new(address, 53)).collect(),
             listen: vec![SocketAddr::new(address, self.port + u16::from(slot))],
         })
     }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::duration;
+use crate::resolvers::ResolverGroup;
 
 /// Options of `namegate agent`.
 #[derive(Debug, Args)]
@@ -32,6 +33,19 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub resolvers: Vec<IpAddr>,
+    /// Resolvers that give the same answers, separated by commas: where one does not answer, fails or
+    /// takes long, the proxy asks the next in its place; may be repeated
+    #[arg(
+        long = "resolver-group",
+        env = "NAMEGATE_RESOLVER_GROUPS",
+        value_name = "ADDRESS,ADDRESS",
+        value_delimiter = ';'
+    )]
+    pub resolver_groups: Vec<ResolverGroup>,
+    /// Ask resolvers in random letter case, which answers must repeat: harder to forge. Resolvers that
+    /// do not repeat it are asked over TCP
+    #[arg(long, env = "NAMEGATE_DNS_RANDOM_CASE")]
+    pub dns_random_case: bool,
     /// Domain of the cluster, whose names always resolve
     #[arg(
         long,

@@ -218,6 +218,7 @@ pub(crate) fn serve_proxy(upstream: SocketAddr) {
         let slot = ResolverSlot {
             slot: 0,
             resolver: upstream,
+            alternatives: Vec::new(),
             listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         };
         let config = Config { resolvers: vec![slot], ..Config::default() };

@@ -1,4 +1,5 @@
-//! Queries to one resolver over TCP: a few connections, reused and pipelined (RFC 7766).
+//! Queries to the servers of one slot over TCP: a few connections to each, reused and pipelined (RFC
+//! 7766).
 
 use std::collections::HashMap;
 use std::io;
@@ -18,16 +19,22 @@ use crate::frame::Framer;
 use crate::record::DnsFailure;
 use crate::reply;
 use crate::resolve::entropy::Entropy;
+use crate::resolve::servers::Servers;
 use crate::wire::Header;
 
 /// Queries that one connection has under way.
 const PIPELINED: usize = 64;
 
-/// The connections to one resolver.
+/// The connections to the servers of one slot.
 pub(crate) struct TcpUpstream {
     core: Arc<Core>,
-    resolver: SocketAddr,
-    connections: Mutex<Vec<mpsc::Sender<Request>>>,
+    servers: Vec<Connections>,
+}
+
+/// The connections to one server.
+struct Connections {
+    server: SocketAddr,
+    open: Mutex<Vec<mpsc::Sender<Request>>>,
 }
 
 struct Request {
@@ -37,37 +44,54 @@ struct Request {
 }
 
 impl TcpUpstream {
-    pub(crate) fn new(core: Arc<Core>, resolver: SocketAddr) -> Self {
-        Self { core, resolver, connections: Mutex::new(Vec::new()) }
+    pub(crate) fn new(core: Arc<Core>, servers: &Servers) -> Self {
+        let servers = servers.addresses().map(Connections::new).collect();
+        Self { core, servers }
     }
 
-    /// Asks `message`, whose question is `question`, and waits for its answer.
+    /// Asks `message`, whose question is `question`, and waits for its answer: of the first server,
+    /// and where that one has none, of the next.
     pub(crate) async fn ask(
         &self,
         message: Vec<u8>,
         question: Box<[u8]>,
     ) -> Result<Vec<u8>, DnsFailure> {
-        let limit = self.core.timeouts.upstream_tcp;
-        match timeout(limit, self.attempt(message, question)).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => {
-                self.core.counters.upstream_unreachable.increment();
-                Err(DnsFailure::UpstreamUnreachable)
-            }
-            Err(_elapsed) => {
-                self.core.counters.upstream_timeouts.increment();
-                Err(DnsFailure::UpstreamTimeout)
+        let end = Instant::now() + self.core.timeouts.upstream_tcp;
+        let mut is_reachable = false;
+        for (place, server) in self.servers.iter().enumerate() {
+            // Half of what is left, so that whoever comes next has a chance.
+            let left = end.saturating_duration_since(Instant::now());
+            let is_last = place + 1 == self.servers.len();
+            let limit = if is_last { left } else { left / 2 };
+            match timeout(limit, server.attempt(&self.core, &message, &question)).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => is_reachable = false,
+                Err(_elapsed) => is_reachable = true,
             }
         }
+        let counters = &self.core.counters;
+        if is_reachable {
+            counters.upstream_timeouts.increment();
+            Err(DnsFailure::UpstreamTimeout)
+        } else {
+            counters.upstream_unreachable.increment();
+            Err(DnsFailure::UpstreamUnreachable)
+        }
+    }
+}
+
+impl Connections {
+    fn new(server: SocketAddr) -> Self {
+        Self { server, open: Mutex::new(Vec::new()) }
     }
 
-    /// A connection that was idle may be closed by the resolver as the query is sent: one more
+    /// A connection that was idle may be closed by the server as the query is sent: one more
     /// attempt then.
-    async fn attempt(&self, message: Vec<u8>, question: Box<[u8]>) -> Option<Vec<u8>> {
+    async fn attempt(&self, core: &Arc<Core>, message: &[u8], question: &[u8]) -> Option<Vec<u8>> {
         for _ in 0..2 {
             let (answer, answered) = oneshot::channel();
-            let request = Request { message: message.clone(), question: question.clone(), answer };
-            if self.connection().send(request).await.is_err() {
+            let request = Request { message: message.into(), question: question.into(), answer };
+            if self.connection(core).send(request).await.is_err() {
                 continue;
             }
             if let Ok(answer) = answered.await {
@@ -78,11 +102,11 @@ impl TcpUpstream {
     }
 
     /// The connection with the most room, or another one where all are half full.
-    fn connection(&self) -> mpsc::Sender<Request> {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+    fn connection(&self, core: &Arc<Core>) -> mpsc::Sender<Request> {
+        let mut connections = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| !connection.is_closed());
         let roomiest = connections.iter().max_by_key(|connection| connection.capacity());
-        let may_open = connections.len() < self.core.limits.upstream_connections.max(1) as usize;
+        let may_open = connections.len() < core.limits.upstream_connections.max(1) as usize;
         match roomiest {
             Some(connection) if !may_open || connection.capacity() > PIPELINED / 2 => {
                 connection.clone()
@@ -90,8 +114,7 @@ impl TcpUpstream {
             Some(_) | None => {
                 let (sender, requests) = mpsc::channel(PIPELINED);
                 connections.push(sender.clone());
-                let core = Arc::clone(&self.core);
-                tokio::spawn(run(core, self.resolver, requests));
+                tokio::spawn(run(Arc::clone(core), self.server, requests));
                 sender
             }
         }

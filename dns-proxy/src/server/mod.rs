@@ -22,6 +22,7 @@ use crate::exchange::Core;
 use crate::learner::Learner;
 use crate::limits::Loads;
 use crate::record::DecisionLog;
+use crate::resolve::servers::Servers;
 use crate::resolve::tcp::TcpUpstream;
 use crate::server::thread::WorkerThread;
 
@@ -61,6 +62,7 @@ struct Slot {
     worker: Handle,
     tasks: Handle,
     resolver: SocketAddr,
+    servers: Arc<Servers>,
     upstream: Arc<TcpUpstream>,
     stop: watch::Receiver<bool>,
     _guard: mpsc::Sender<Guard>,
@@ -78,6 +80,7 @@ impl Proxy {
             cache: Cache::new(&config.cache),
             limits: config.limits,
             timeouts: config.timeouts,
+            shuffles_case: config.shuffles_case,
         });
         let worker = WorkerThread::start()?;
         let proxy = Self { core, slots: Mutex::new(BTreeMap::new()), worker };
@@ -99,6 +102,7 @@ impl Proxy {
             .iter()
             .map(|address| listen::bind(*address, self.worker.handle()))
             .collect::<Result<Vec<_>, _>>()?;
+        let servers = Arc::new(Servers::new(resolver.resolver, &resolver.alternatives));
         let (stop, stopped) = watch::channel(false);
         let (guard, drained) = mpsc::channel(1);
         let slot = Slot {
@@ -106,7 +110,8 @@ impl Proxy {
             worker: self.worker.handle().clone(),
             tasks: Handle::current(),
             resolver: resolver.resolver,
-            upstream: Arc::new(TcpUpstream::new(Arc::clone(&self.core), resolver.resolver)),
+            upstream: Arc::new(TcpUpstream::new(Arc::clone(&self.core), &servers)),
+            servers,
             stop: stopped,
             _guard: guard,
         };

@@ -19,7 +19,8 @@ use super::Slot;
 use crate::clock;
 use crate::exchange::{Admission, Arrival, Ask, Conclusion, Core, Resolution};
 use crate::record::Transport;
-use crate::resolve::udp::{Done, Exchanges, Outcome};
+use crate::resolve::exchanges::{Done, Outcome};
+use crate::resolve::udp::UdpUpstream;
 
 /// Queries taken in before answers get their turn.
 const BATCH: usize = 64;
@@ -30,7 +31,7 @@ const QUERY_MAX: usize = 2048;
 pub(super) fn spawn(slot: Slot, listener: UdpSocket) -> JoinHandle<()> {
     let mut stop = slot.stop.clone();
     let mut worker = Worker {
-        exchanges: Exchanges::new(Arc::clone(&slot.core), slot.resolver),
+        exchanges: UdpUpstream::new(Arc::clone(&slot.core), Arc::clone(&slot.servers)),
         slot,
         listener: Arc::new(listener),
         buffer: vec![0; QUERY_MAX].into_boxed_slice(),
@@ -52,7 +53,7 @@ pub(super) fn spawn(slot: Slot, listener: UdpSocket) -> JoinHandle<()> {
 
 struct Worker {
     listener: Arc<UdpSocket>,
-    exchanges: Exchanges,
+    exchanges: UdpUpstream,
     buffer: Box<[u8]>,
     done: Vec<Done>,
     is_stopping: bool,

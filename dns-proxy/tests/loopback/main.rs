@@ -7,3 +7,4 @@ mod messages;
 mod order;
 mod scripted;
 mod sockets;
+mod upstream;

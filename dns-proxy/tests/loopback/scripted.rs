@@ -224,6 +224,8 @@ pub(crate) struct Script {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) cache: CacheLimits,
+    pub(crate) alternatives: Vec<SocketAddr>,
+    pub(crate) shuffles_case: bool,
 }
 
 impl Default for Script {
@@ -233,6 +235,8 @@ impl Default for Script {
             learned: Some(Learned::default()),
             limits: Limits::default(),
             cache: CacheLimits::default(),
+            alternatives: Vec::new(),
+            shuffles_case: false,
             timeouts: Timeouts {
                 attempt: Duration::from_secs(5),
                 attempts: 2,
@@ -262,11 +266,13 @@ impl Script {
             resolvers: vec![ResolverSlot {
                 slot: 0,
                 resolver: resolver.address,
+                alternatives: self.alternatives,
                 listen: vec![SocketAddr::new(self.ip, 0)],
             }],
             limits: self.limits,
             timeouts: self.timeouts,
             cache: self.cache,
+            shuffles_case: self.shuffles_case,
         };
         let services = Services {
             clients: Arc::clone(&endpoints) as Arc<dyn Clients>,

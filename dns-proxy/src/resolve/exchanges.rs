@@ -1,0 +1,539 @@
+//! The queries under way to one resolver over UDP: which port and id each went out under, what
+//! counts as its answer, and what happens while there is none. Touches no socket.
+//!
+//! What an attacker who cannot see the traffic has to guess is 16 bits of id and a port of the
+//! ephemeral range, used for a few queries and a moment (see [`crate::resolve::ports`]). Equal
+//! questions share one query, so that a guess has one id to hit. The first message that could be
+//! such a guess ends the guessing: the query goes to TCP.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+
+use namegate_policy::time::Timestamp;
+
+use crate::answer;
+use crate::exchange::{Ask, Core};
+use crate::record::{DnsFailure, Rcode};
+use crate::reply;
+use crate::resolve::entropy::Entropy;
+use crate::resolve::ports::{Issued, PortId, PortTable, Ports};
+use crate::resolve::servers::{Servers, Tried};
+use crate::wire::{self, HEADER, Header};
+
+/// Messages on one port that fit no query of it, not even as a guess, before all its queries go to
+/// TCP.
+const NOISE_MAX: u32 = 8;
+/// Second queries for each that gets none: in tenths, and at most so many in a row.
+const HEDGE_TENTHS: u32 = 1;
+const HEDGE_BURST: u32 = 32;
+
+/// The queries under way.
+pub(crate) struct Exchanges {
+    core: Arc<Core>,
+    servers: Arc<Servers>,
+    entropy: Entropy,
+    table: PortTable,
+    open: HashMap<u64, Exchange>,
+    /// Open exchanges by the hash of what they ask.
+    equal: HashMap<u64, u64>,
+    hasher: RandomState,
+    /// When attempts end; in order, as all take equally long.
+    attempts: VecDeque<(Timestamp, u64, u32)>,
+    /// When a second server is asked.
+    hedges: BTreeSet<(Timestamp, u64)>,
+    hedge_credit: u32,
+    serial: u64,
+    waiting: usize,
+}
+
+struct Exchange {
+    asks: Vec<Ask>,
+    message: Vec<u8>,
+    question_end: usize,
+    equal: u64,
+    sent: Vec<Sent>,
+    attempts: u32,
+    tried: Tried,
+    is_reachable: bool,
+    /// A server's failure, for when no other does better.
+    fallback: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy)]
+struct Sent {
+    port: PortId,
+    id: u16,
+    at: Timestamp,
+}
+
+/// A query that has come to its end over UDP.
+pub(crate) struct Done {
+    /// Everyone who asked it.
+    pub(crate) asks: Vec<Ask>,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+}
+
+/// How a query over UDP ended.
+pub(crate) enum Outcome {
+    /// With an answer.
+    Answered(Vec<u8>),
+    /// With a truncated answer, or amid forged ones: the same query belongs on TCP.
+    NeedsTcp(Vec<u8>),
+    /// Without an answer.
+    Failed(DnsFailure),
+}
+
+impl Exchanges {
+    pub(crate) fn new(core: Arc<Core>, servers: Arc<Servers>) -> Self {
+        Self {
+            core,
+            table: PortTable::new(servers.len()),
+            servers,
+            entropy: Entropy::new(),
+            open: HashMap::new(),
+            equal: HashMap::new(),
+            hasher: RandomState::new(),
+            attempts: VecDeque::new(),
+            hedges: BTreeSet::new(),
+            hedge_credit: HEDGE_BURST * 10,
+            serial: 0,
+            waiting: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Sends the query of `ask`, or lets it join an equal one; an ask that cannot be served comes
+    /// back done.
+    pub(crate) fn ask(
+        &mut self,
+        ports: &mut impl Ports,
+        ask: Ask,
+        now: Timestamp,
+    ) -> Result<(), Done> {
+        if self.waiting >= self.core.limits.upstream_in_flight as usize {
+            self.core.counters.upstream_overloaded.increment();
+            return Err(failed(vec![ask], DnsFailure::Overloaded));
+        }
+        let equal = self.hasher.hash_one(&ask.key);
+        let known = self.equal.get(&equal).and_then(|serial| self.open.get_mut(serial));
+        if let Some(exchange) = known
+            && exchange.asks.first().is_some_and(|first| first.key == ask.key)
+        {
+            self.core.counters.upstream_merged.increment();
+            exchange.asks.push(ask);
+            self.waiting += 1;
+            return Ok(());
+        }
+        let mut message = reply::upstream_query(&ask.query, self.core.limits.udp_payload);
+        let question_end = HEADER + ask.query.question.len();
+        if self.core.shuffles_case
+            && let Some(name) = message.get_mut(HEADER..question_end - 4)
+            && let Err(error) = self.entropy.shuffle_case(name)
+        {
+            tracing::error!(%error, "query not sent");
+            return Err(failed(vec![ask], DnsFailure::Internal));
+        }
+        self.serial += 1;
+        let serial = self.serial;
+        let mut exchange = Exchange {
+            asks: vec![ask],
+            message,
+            question_end,
+            equal,
+            sent: Vec::with_capacity(1),
+            attempts: 0,
+            tried: Tried::default(),
+            is_reachable: true,
+            fallback: None,
+        };
+        self.hedge_credit = (self.hedge_credit + HEDGE_TENTHS).min(HEDGE_BURST * 10);
+        if let Err(error) = self.attempt(ports, serial, &mut exchange, now) {
+            let failure = self.failure(&error);
+            return Err(failed(exchange.asks, failure));
+        }
+        self.waiting += 1;
+        self.equal.insert(equal, serial);
+        self.open.insert(serial, exchange);
+        Ok(())
+    }
+
+    /// Takes a message that arrived on `port`.
+    pub(crate) fn received(
+        &mut self,
+        ports: &mut impl Ports,
+        port: PortId,
+        message: &[u8],
+        now: Timestamp,
+        done: &mut Vec<Done>,
+    ) {
+        let Some(known) = self.table.port(port) else {
+            return;
+        };
+        let response = Header::read(message).filter(|header| header.flags & wire::QR != 0);
+        let Some(header) = response else {
+            return self.noise(ports, port, done);
+        };
+        match known.issued(header.id) {
+            Some(Issued::Open(serial)) if self.is_answer(serial, message) => {
+                self.answered(ports, (serial, port, header), message, now, done);
+            }
+            Some(Issued::Open(serial)) => self.suspect(ports, serial, done),
+            Some(Issued::Ended) => {
+                self.core.counters.upstream_unmatched.increment();
+                self.servers.heard(known.server);
+            }
+            None => match known.open().into_iter().find(|at| self.is_answer(*at, message)) {
+                Some(serial) => self.suspect(ports, serial, done),
+                None => self.noise(ports, port, done),
+            },
+        }
+    }
+
+    /// Learns that `port` gave an error, such as an ICMP message: what waits on it is asked again,
+    /// from another port.
+    pub(crate) fn broken(
+        &mut self,
+        ports: &mut impl Ports,
+        port: PortId,
+        now: Timestamp,
+        done: &mut Vec<Done>,
+    ) {
+        let Some(known) = self.table.shut(ports, port) else {
+            return;
+        };
+        self.servers.failed(known.server, now);
+        for serial in known.open() {
+            if let Some(exchange) = self.open.get_mut(&serial) {
+                exchange.sent.retain(|sent| sent.port != port);
+                exchange.is_reachable = false;
+                self.again(ports, serial, now, done);
+            }
+        }
+    }
+
+    /// Does what is due: next attempts, second servers, ends, and old ports closed.
+    pub(crate) fn expire(&mut self, ports: &mut impl Ports, now: Timestamp, done: &mut Vec<Done>) {
+        while let Some(&(due, serial, attempt)) = self.attempts.front()
+            && due <= now
+        {
+            self.attempts.pop_front();
+            let open = self.open.get(&serial);
+            if let Some(exchange) = open.filter(|exchange| exchange.attempts == attempt) {
+                self.blame(exchange, now);
+                self.again(ports, serial, now, done);
+            }
+        }
+        while let Some(&(due, serial)) = self.hedges.first()
+            && due <= now
+        {
+            self.hedges.pop_first();
+            self.hedge(ports, serial, now);
+        }
+        self.table.retire(ports, now);
+    }
+
+    /// When [`Exchanges::expire`] has something to do next.
+    pub(crate) fn next_deadline(&mut self) -> Option<Timestamp> {
+        while let Some(&(_, serial, attempt)) = self.attempts.front()
+            && self.open.get(&serial).is_none_or(|exchange| exchange.attempts != attempt)
+        {
+            self.attempts.pop_front();
+        }
+        let attempt = self.attempts.front().map(|(due, ..)| *due);
+        let hedge = self.hedges.first().map(|(due, _)| *due);
+        let aged = self.table.next_retirement();
+        attempt.into_iter().chain(hedge).chain(aged).min()
+    }
+
+    /// Whether `message` answers the question of `serial`, its id aside; in the case that it was
+    /// asked in, where that is random.
+    fn is_answer(&self, serial: u64, message: &[u8]) -> bool {
+        let Some(exchange) = self.open.get(&serial) else {
+            return false;
+        };
+        let question = exchange.question();
+        answer::is_response_to_question(message, question)
+            && (!self.core.shuffles_case
+                || message.len() == HEADER
+                || message.get(HEADER..exchange.question_end) == Some(question))
+    }
+
+    fn answered(
+        &mut self,
+        ports: &mut impl Ports,
+        (serial, port, header): (u64, PortId, Header),
+        message: &[u8],
+        now: Timestamp,
+        done: &mut Vec<Done>,
+    ) {
+        let Some(exchange) = self.open.get_mut(&serial) else {
+            return;
+        };
+        let sent = exchange.sent.iter().find(|sent| sent.port == port && sent.id == header.id);
+        if let (Some(sent), Some(known)) = (sent, self.table.port(port)) {
+            self.servers.answered(known.server, now.since(sent.at));
+        }
+        if Rcode(header.rcode()) == Rcode::SERVFAIL && self.servers.len() > 1 {
+            exchange.fallback = Some(message.to_vec());
+            return self.elsewhere(ports, serial, port, now, done);
+        }
+        let Some(exchange) = self.close(ports, serial) else {
+            return;
+        };
+        let outcome = if header.flags & wire::TC != 0 {
+            self.core.counters.upstream_truncated.increment();
+            Outcome::NeedsTcp(exchange.message)
+        } else {
+            Outcome::Answered(message.to_vec())
+        };
+        done.push(Done { asks: exchange.asks, outcome });
+    }
+
+    /// After one server said that it failed: asks one that was not asked yet, or waits for one that
+    /// was, or passes the failure on.
+    fn elsewhere(
+        &mut self,
+        ports: &mut impl Ports,
+        serial: u64,
+        port: PortId,
+        now: Timestamp,
+        done: &mut Vec<Done>,
+    ) {
+        self.end_ids(ports, serial, Some(port));
+        let Some(exchange) = self.open.get_mut(&serial) else {
+            return;
+        };
+        exchange.sent.retain(|sent| sent.port != port);
+        let is_awaited = !exchange.sent.is_empty();
+        if self.servers.has_untried(exchange.tried) {
+            self.core.counters.upstream_failovers.increment();
+            self.again(ports, serial, now, done);
+        } else if !is_awaited {
+            self.give_up(ports, serial, DnsFailure::UpstreamTimeout, done);
+        }
+    }
+
+    /// Moves a query to TCP at the first sign that somebody tries to guess its answer.
+    fn suspect(&mut self, ports: &mut impl Ports, serial: u64, done: &mut Vec<Done>) {
+        self.core.counters.upstream_unmatched.increment();
+        if let Some(exchange) = self.close(ports, serial) {
+            tracing::debug!(asked = ?self.servers.address(0), "a forged answer: asking over TCP");
+            self.core.counters.upstream_suspected.increment();
+            let outcome = Outcome::NeedsTcp(exchange.message);
+            done.push(Done { asks: exchange.asks, outcome });
+        }
+    }
+
+    /// Counts a message that fits nothing, and gives the port up before there are many.
+    fn noise(&mut self, ports: &mut impl Ports, port: PortId, done: &mut Vec<Done>) {
+        self.core.counters.upstream_unmatched.increment();
+        let Some(known) = self.table.port_mut(port) else {
+            return;
+        };
+        known.noise += 1;
+        if known.noise < NOISE_MAX {
+            return;
+        }
+        let Some(known) = self.table.shut(ports, port) else {
+            return;
+        };
+        tracing::warn!(server = ?self.servers.address(known.server), "answers to no query: asking over TCP");
+        for serial in known.open() {
+            if let Some(exchange) = self.close(ports, serial) {
+                self.core.counters.upstream_suspected.increment();
+                let outcome = Outcome::NeedsTcp(exchange.message);
+                done.push(Done { asks: exchange.asks, outcome });
+            }
+        }
+    }
+
+    /// Notes against the server that was asked last that it takes long; its answer, even a late one,
+    /// makes up for it.
+    fn blame(&self, exchange: &Exchange, now: Timestamp) {
+        let last = exchange.sent.last().and_then(|sent| self.table.port(sent.port));
+        if let Some(port) = last {
+            self.servers.failed(port.server, now);
+        }
+    }
+
+    /// Sends an open query once more, or gives it up after its last attempt.
+    fn again(&mut self, ports: &mut impl Ports, serial: u64, now: Timestamp, done: &mut Vec<Done>) {
+        let Some(mut exchange) = self.open.remove(&serial) else {
+            return;
+        };
+        let failure = if exchange.attempts < self.core.timeouts.attempts {
+            self.core.counters.upstream_retries.increment();
+            match self.attempt(ports, serial, &mut exchange, now) {
+                Ok(()) => {
+                    self.open.insert(serial, exchange);
+                    return;
+                }
+                Err(error) => self.failure(&error),
+            }
+        } else if exchange.is_reachable {
+            self.core.counters.upstream_timeouts.increment();
+            DnsFailure::UpstreamTimeout
+        } else {
+            self.core.counters.upstream_unreachable.increment();
+            DnsFailure::UpstreamUnreachable
+        };
+        self.open.insert(serial, exchange);
+        self.give_up(ports, serial, failure, done);
+    }
+
+    fn give_up(
+        &mut self,
+        ports: &mut impl Ports,
+        serial: u64,
+        failure: DnsFailure,
+        done: &mut Vec<Done>,
+    ) {
+        if let Some(mut exchange) = self.close(ports, serial) {
+            let outcome = match exchange.fallback.take() {
+                Some(message) => Outcome::Answered(message),
+                None => Outcome::Failed(failure),
+            };
+            done.push(Done { asks: exchange.asks, outcome });
+        }
+    }
+
+    fn failure(&self, error: &io::Error) -> DnsFailure {
+        tracing::debug!(asked = ?self.servers.address(0), %error, "query not sent");
+        let is_unreachable = matches!(
+            error.kind(),
+            io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::AddrNotAvailable
+        );
+        if is_unreachable {
+            self.core.counters.upstream_unreachable.increment();
+            DnsFailure::UpstreamUnreachable
+        } else {
+            DnsFailure::Internal
+        }
+    }
+
+    /// Sends `exchange` to the server whose turn it is, or to the next where that one cannot be
+    /// sent to, and sets its timers.
+    fn attempt(
+        &mut self,
+        ports: &mut impl Ports,
+        serial: u64,
+        exchange: &mut Exchange,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        exchange.attempts += 1;
+        let server = loop {
+            let server = self.servers.choose(exchange.tried, now);
+            let was_last = !self.servers.has_untried(exchange.tried);
+            exchange.tried.note(server);
+            match self.send(ports, server, serial, exchange, now) {
+                Ok(()) => break server,
+                Err(error) => {
+                    self.servers.failed(server, now);
+                    if was_last || !self.servers.has_untried(exchange.tried) {
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let attempt = self.core.timeouts.attempt;
+        self.attempts.push_back((now.saturating_add(attempt), serial, exchange.attempts));
+        if self.servers.has_untried(exchange.tried) {
+            let patience = self.servers.patience(server, attempt);
+            self.hedges.insert((now.saturating_add(patience), serial));
+        }
+        Ok(())
+    }
+
+    /// Asks a second server beside the one that takes long, where one is up and not too many
+    /// queries have been doubled lately.
+    fn hedge(&mut self, ports: &mut impl Ports, serial: u64, now: Timestamp) {
+        let Some(mut exchange) = self.open.remove(&serial) else {
+            return;
+        };
+        let server = self.servers.up(exchange.tried, now).filter(|_| self.hedge_credit >= 10);
+        if let Some(server) = server {
+            self.hedge_credit -= 10;
+            self.blame(&exchange, now);
+            self.core.counters.upstream_hedged.increment();
+            exchange.tried.note(server);
+            if let Err(error) = self.send(ports, server, serial, &mut exchange, now) {
+                tracing::debug!(server = ?self.servers.address(server), %error, "not asked");
+                self.servers.failed(server, now);
+            }
+        }
+        self.open.insert(serial, exchange);
+    }
+
+    fn send(
+        &mut self,
+        ports: &mut impl Ports,
+        server: usize,
+        serial: u64,
+        exchange: &mut Exchange,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let address = self.servers.address(server).ok_or(io::ErrorKind::NotFound)?;
+        let draw = self.entropy.id().map_err(io::Error::other)?;
+        let number = self.table.pick(ports, (server, address), draw, now)?;
+        let Some(port) = self.table.port_mut(number) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let id = loop {
+            let id = self.entropy.id().map_err(io::Error::other)?;
+            if port.issued(id).is_none() {
+                break id;
+            }
+        };
+        reply::set_id(&mut exchange.message, id);
+        if let Err(error) = ports.send(number, &exchange.message) {
+            // The socket is of no use; what else waits on it hears so when it is polled.
+            self.table.forsake(server, number);
+            return Err(error);
+        }
+        self.core.counters.upstream_udp.increment();
+        port.issue(id, serial);
+        exchange.sent.push(Sent { port: number, id, at: now });
+        Ok(())
+    }
+
+    /// Forgets a query and ends every id that it was sent under.
+    fn close(&mut self, ports: &mut impl Ports, serial: u64) -> Option<Exchange> {
+        self.end_ids(ports, serial, None);
+        let exchange = self.open.remove(&serial)?;
+        if self.equal.get(&exchange.equal) == Some(&serial) {
+            self.equal.remove(&exchange.equal);
+        }
+        self.waiting = self.waiting.saturating_sub(exchange.asks.len());
+        Some(exchange)
+    }
+
+    /// Ends the ids of `serial`, on one port or on all.
+    fn end_ids(&mut self, ports: &mut impl Ports, serial: u64, only: Option<PortId>) {
+        let sent = self.open.get(&serial).map(|exchange| exchange.sent.as_slice());
+        for sent in sent.into_iter().flatten() {
+            if only.is_none_or(|only| only == sent.port) {
+                self.table.end(ports, sent.port, sent.id);
+            }
+        }
+    }
+}
+
+impl Exchange {
+    /// The question as it was sent.
+    fn question(&self) -> &[u8] {
+        self.message.get(HEADER..self.question_end).unwrap_or_default()
+    }
+}
+
+fn failed(asks: Vec<Ask>, failure: DnsFailure) -> Done {
+    Done { asks, outcome: Outcome::Failed(failure) }
+}

@@ -9,8 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Deserialize;
 
 use crate::dns::RefuseWith;
-use crate::field::{self, Place, WrittenPort};
+use crate::field::{self, Place};
 use crate::kubernetes::{name_of, selector};
+use crate::note::{Note, Remark};
 use crate::pattern::DomainPattern;
 use crate::problem::{FieldError, Problem};
 use crate::rule::{
@@ -126,7 +127,7 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
         "Baseline" => Tier::Baseline { priority },
         other => return Err(not_one_of("spec.tier".to_owned(), other, "Admin or Baseline")),
     };
-    let mut rules = Vec::new();
+    let (mut rules, mut notes) = (Vec::new(), Vec::new());
     for (direction, list, written) in [
         (Direction::Ingress, "ingress", &spec.ingress),
         (Direction::Egress, "egress", &spec.egress),
@@ -134,7 +135,7 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
         check_length(format!("spec.{list}"), written)?;
         for (index, written) in written.iter().enumerate() {
             let reader = RuleReader { path: format!("spec.{list}[{index}]"), tier, direction };
-            rules.extend(reader.rules(format!("{list}[{index}]"), written)?);
+            rules.extend(reader.rules(format!("{list}[{index}]"), written, &mut notes)?);
         }
     }
     let WrittenPods { namespaces, pods } = &spec.subject;
@@ -165,7 +166,7 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
             names: Vec::new(),
         }),
         rules,
-        notes: Vec::new(),
+        notes,
         also: Vec::new(),
     })
 }
@@ -181,12 +182,18 @@ struct RuleReader {
 struct ReadPeers {
     pods: Vec<Peer>,
     others: Vec<Peer>,
+    /// Whether what is written would narrow the rule in a way that is unknown or impossible here.
     has_unknown: bool,
 }
 
 impl RuleReader {
     /// One rule as written, in as many as it takes to keep named ports off networks.
-    fn rules(&self, label: String, written: &WrittenRule) -> Result<Vec<Rule>, FieldError> {
+    fn rules(
+        &self,
+        label: String,
+        written: &WrittenRule,
+        notes: &mut Vec<Note>,
+    ) -> Result<Vec<Rule>, FieldError> {
         let place = Place(&self.path);
         let action = match written.action.as_str() {
             "Accept" => Action::Allow,
@@ -194,16 +201,17 @@ impl RuleReader {
             "Pass" => Action::Pass,
             other => return Err(not_one_of(place.field("action"), other, "Accept, Deny or Pass")),
         };
+        let length = written.name.as_deref().unwrap_or_default().chars().count();
+        if length > RULE_NAME_MAX {
+            let problem = Problem::TooLong { length, max: RULE_NAME_MAX };
+            return Err(FieldError::new(place.field("name"), problem));
+        }
         let label: Arc<str> = match &written.name {
-            Some(name) if name.len() > RULE_NAME_MAX => {
-                let (value, max) = (name.len() as u64, RULE_NAME_MAX as u64);
-                return Err(FieldError::new(place.field("name"), Problem::TooLarge { value, max }));
-            }
             Some(name) if !name.is_empty() => name.as_str().into(),
             Some(_) | None => label.into(),
         };
-        let peers = self.peers(action, written)?;
-        let (ports, has_unknown_protocol) = self.ports(written)?;
+        let peers = self.peers(action, written, notes)?;
+        let (ports, has_unknown_protocol) = self.ports(action, written, notes)?;
         let rule = |action, peers, ports| Rule {
             label: Arc::clone(&label),
             direction: self.direction,
@@ -221,11 +229,15 @@ impl RuleReader {
                 Action::Allow => {}
             }
         }
+        let is_numbered = |port: &PortMatch| matches!(port.ports, PortSet::Range(_));
         let numbered = match &ports {
             Ports::Any => Ports::Any,
             Ports::Of(list) => {
-                let is_numbered = |port: &&PortMatch| matches!(port.ports, PortSet::Range(_));
-                Ports::Of(list.iter().filter(is_numbered).cloned().collect())
+                if !peers.others.is_empty() && !list.iter().all(is_numbered) {
+                    let field = place.field("protocols");
+                    notes.push(Note::new(field, Remark::NamedPortMatchesPodsOnly));
+                }
+                Ports::Of(list.iter().filter(|port| is_numbered(port)).cloned().collect())
             }
         };
         Ok(vec![
@@ -234,7 +246,12 @@ impl RuleReader {
         ])
     }
 
-    fn peers(&self, action: Action, written: &WrittenRule) -> Result<ReadPeers, FieldError> {
+    fn peers(
+        &self,
+        action: Action,
+        written: &WrittenRule,
+        notes: &mut Vec<Note>,
+    ) -> Result<ReadPeers, FieldError> {
         let place = Place(&self.path);
         let (field, foreign, list) = match self.direction {
             Direction::Egress => ("to", ("from", &written.from), &written.to),
@@ -253,7 +270,8 @@ impl RuleReader {
         check_filled(place.field(field), list)?;
         let mut read = ReadPeers::default();
         for (index, written) in list.iter().enumerate() {
-            self.peer(&place.entry(field, index), action, written, &mut read)?;
+            let remark = self.peer(&place.entry(field, index), action, written, &mut read)?;
+            notes.extend(remark);
         }
         Ok(read)
     }
@@ -264,7 +282,7 @@ impl RuleReader {
         action: Action,
         written: &WrittenPeer,
         read: &mut ReadPeers,
-    ) -> Result<(), FieldError> {
+    ) -> Result<Option<Note>, FieldError> {
         let place = Place(path);
         let WrittenPeer { namespaces, pods, nodes, networks, domain_names } = written;
         let set = [
@@ -306,27 +324,38 @@ impl RuleReader {
             }
         } else if let Some(names) = domain_names {
             let field = place.field("domainNames");
-            if action != Action::Allow || !matches!(self.tier, Tier::Admin { .. }) {
-                return Err(FieldError::new(field, Problem::DomainNamesOutsideAccept));
-            }
-            check_filled(field, names)?;
+            check_filled(field.clone(), names)?;
+            let mut peers = Vec::with_capacity(names.len());
             for (index, text) in names.iter().enumerate() {
                 let pattern = domain_name(place.entry("domainNames", index), text)?;
-                read.others.push(Peer::Fqdn(FqdnPeer {
-                    pattern,
-                    except: Vec::new(),
-                    allow_private: false,
-                    resolves: true,
-                }));
+                let (except, allow_private, resolves) = (Vec::new(), false, true);
+                peers.push(Peer::Fqdn(FqdnPeer { pattern, except, allow_private, resolves }));
+            }
+            // Elsewhere the rule is refused, and the stricter side is left of it (CNP-13, CH-7).
+            match (action, self.tier) {
+                (Action::Allow, Tier::Admin { .. }) => read.others.append(&mut peers),
+                (Action::Allow, Tier::Namespaced | Tier::Baseline { .. }) => {
+                    return Ok(Some(Note::new(field, Remark::NamesMatchNothing)));
+                }
+                (Action::Deny | Action::Pass, _) => {
+                    read.has_unknown = true;
+                    return Ok(Some(Note::new(field, Remark::NamesDenyEverything)));
+                }
             }
         } else {
             read.has_unknown = true;
+            return Ok(Some(Note::new(path, unknown(action))));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The ports, and whether there are entries that say nothing known.
-    fn ports(&self, written: &WrittenRule) -> Result<(Ports, bool), FieldError> {
+    fn ports(
+        &self,
+        action: Action,
+        written: &WrittenRule,
+        notes: &mut Vec<Note>,
+    ) -> Result<(Ports, bool), FieldError> {
         let place = Place(&self.path);
         let Some(list) = &written.protocols else { return Ok((Ports::Any, false)) };
         check_filled(place.field("protocols"), list)?;
@@ -334,31 +363,48 @@ impl RuleReader {
         let mut has_unknown = false;
         for (index, written) in list.iter().enumerate() {
             let path = place.entry("protocols", index);
-            let before = ports.len();
-            for (protocol, field, transport) in [
-                (Protocol::Tcp, "tcp", &written.tcp),
-                (Protocol::Udp, "udp", &written.udp),
-                (Protocol::Sctp, "sctp", &written.sctp),
-            ] {
-                if let Some(transport) = transport {
-                    ports.push(numbered(&Place(&path).field(field), protocol, transport)?);
-                }
+            let found = protocol(&path, written)?;
+            if found.is_empty() {
+                has_unknown = true;
+                notes.push(Note::new(path, unknown(action)));
             }
-            if let Some(name) = &written.destination_named_port {
-                if ports.len() == before {
-                    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-                        let name = Some(WrittenPort::Name(name));
-                        ports.push(field::port(&path, protocol, name, None)?);
-                    }
-                } else {
-                    let fields = "tcp, udp, sctp and destinationNamedPort";
-                    return Err(FieldError::new(path, Problem::Together { fields }));
-                }
-            }
-            has_unknown |= ports.len() == before;
+            ports.extend(found);
         }
         Ok((Ports::Of(ports), has_unknown))
     }
+}
+
+/// What becomes of a rule of which something is unknown (CNP-7).
+const fn unknown(action: Action) -> Remark {
+    match action {
+        Action::Allow => Remark::UnknownMatchesNothing,
+        Action::Deny | Action::Pass => Remark::UnknownDeniesEverything,
+    }
+}
+
+/// One entry of `protocols`; nothing where no known field is set (CNP-8).
+fn protocol(path: &str, written: &WrittenProtocol) -> Result<Vec<PortMatch>, FieldError> {
+    let WrittenProtocol { tcp, udp, sctp, destination_named_port: name } = written;
+    let transports = [
+        (Protocol::Tcp, "tcp", tcp.as_ref()),
+        (Protocol::Udp, "udp", udp.as_ref()),
+        (Protocol::Sctp, "sctp", sctp.as_ref()),
+    ];
+    let set = transports.iter().filter(|(_, _, transport)| transport.is_some()).count();
+    if set + usize::from(name.is_some()) > 1 {
+        let fields = "tcp, udp, sctp and destinationNamedPort";
+        return Err(FieldError::new(path, Problem::Together { fields }));
+    }
+    let place = Place(path);
+    if let Some(name) = name {
+        let path = place.field("destinationNamedPort");
+        return [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .map(|protocol| field::named_port(path.clone(), protocol, name))
+            .collect();
+    }
+    let set = transports.into_iter().filter_map(|(p, field, one)| Some((p, field, one?)));
+    set.map(|(protocol, field, one)| numbered(&place.field(field), protocol, one)).collect()
 }
 
 fn numbered(path: &str, protocol: Protocol, written: &Transport) -> Result<PortMatch, FieldError> {
@@ -366,18 +412,25 @@ fn numbered(path: &str, protocol: Protocol, written: &Transport) -> Result<PortM
     let Some(ports) = &written.destination_port else {
         return Ok(PortMatch { protocol, ports: PortSet::Range(PortRange::ALL) });
     };
-    match (ports.number, &ports.range) {
+    let place = Place(&path);
+    let range = match (ports.number, &ports.range) {
         (Some(number), None) => {
-            field::port(&path, protocol, Some(WrittenPort::Number(number)), None)
+            PortRange::single(field::port_number(place.field("number"), number)?)
         }
         (None, Some(WrittenRange { start, end })) => {
-            field::port(&path, protocol, Some(WrittenPort::Number(*start)), Some(*end))
+            let start = field::port_number(place.field("range.start"), *start)?;
+            let end = field::port_number(place.field("range.end"), *end)?;
+            // One port is no range in this API.
+            PortRange::new(start, end).filter(|_| start < end).ok_or_else(|| {
+                FieldError::new(place.field("range.end"), Problem::RangeEnd { start, end })
+            })?
         }
         (Some(_), Some(_)) => {
-            Err(FieldError::new(path, Problem::Together { fields: "number and range" }))
+            return Err(FieldError::new(path, Problem::Together { fields: "number and range" }));
         }
-        (None, None) => Err(FieldError::new(path, Problem::Missing)),
-    }
+        (None, None) => return Err(FieldError::new(path, Problem::Missing)),
+    };
+    Ok(PortMatch { protocol, ports: PortSet::Range(range) })
 }
 
 fn in_namespaces(path: &str, namespaces: &LabelSelector) -> Result<Workloads, FieldError> {
@@ -398,16 +451,21 @@ fn in_pods(path: &str, pods: &NamespacedPods) -> Result<Workloads, FieldError> {
     })
 }
 
-/// CNP-14: `*.` or nothing, then at least two labels.
+/// CNP-14: `*.` or nothing, then at least two labels that begin and end with a letter, digit or
+/// underscore.
 fn domain_name(path: String, text: &str) -> Result<DomainPattern, FieldError> {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let is_deep = name.strip_suffix('.').unwrap_or(name).contains('.');
     let pattern =
         DomainPattern::parse(text).map_err(|error| FieldError::new(path.clone(), error))?;
-    if is_deep {
-        Ok(pattern)
-    } else {
-        Err(FieldError::new(path, Problem::DomainNameTooShort { name: text.to_owned() }))
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if !name.contains('.') {
+        return Err(FieldError::new(path, Problem::DomainNameTooShort { name: text.to_owned() }));
+    }
+    match name.split('.').find(|label| label.starts_with('-') || label.ends_with('-')) {
+        Some(label) => {
+            Err(FieldError::new(path, Problem::DomainNameDash { label: label.to_owned() }))
+        }
+        None => Ok(pattern),
     }
 }
 

@@ -135,11 +135,7 @@ pub(crate) fn port(
     let ports = match (port, end_port) {
         (None, None) => PortSet::Range(PortRange::ALL),
         (Some(WrittenPort::Name(name)), None) => {
-            if !is_port_name(name) {
-                let problem = Problem::NotAPortName { name: name.to_owned() };
-                return Err(FieldError::new(place.field("port"), problem));
-            }
-            PortSet::Named(name.into())
+            return named_port(place.field("port"), protocol, name);
         }
         (None | Some(WrittenPort::Name(_)), Some(_)) => return Err(alone()),
         (Some(WrittenPort::Number(start)), end) => {
@@ -155,7 +151,21 @@ pub(crate) fn port(
     Ok(PortMatch { protocol, ports })
 }
 
-fn port_number(path: String, port: i64) -> Result<u16, FieldError> {
+/// Reads a port by name (NP-17).
+pub(crate) fn named_port(
+    path: String,
+    protocol: Protocol,
+    name: &str,
+) -> Result<PortMatch, FieldError> {
+    if is_port_name(name) {
+        Ok(PortMatch { protocol, ports: PortSet::Named(name.into()) })
+    } else {
+        Err(FieldError::new(path, Problem::NotAPortName { name: name.to_owned() }))
+    }
+}
+
+/// Reads a port by number.
+pub(crate) fn port_number(path: String, port: i64) -> Result<u16, FieldError> {
     match u16::try_from(port) {
         Ok(number) if number > 0 => Ok(number),
         Ok(_) | Err(_) => Err(FieldError::new(path, Problem::NotAPort { port })),

@@ -164,14 +164,33 @@ pub enum Problem {
         /// What is not.
         feature: &'static str,
     },
-    /// Names where they cannot be complete (CNP-13).
-    #[error("domainNames can only be in an Accept rule of the Admin tier")]
-    DomainNamesOutsideAccept,
     /// A name of one label (CNP-14).
     #[error("`{name}` needs at least two labels")]
     DomainNameTooShort {
         /// As written.
         name: String,
+    },
+    /// A label with a dash at an end (CNP-14).
+    #[error("label `{label}` begins or ends with a dash")]
+    DomainNameDash {
+        /// As written.
+        label: String,
+    },
+    /// A range that ends where it starts, or before.
+    #[error("the range ends with {end}, which is not above {start}")]
+    RangeEnd {
+        /// The first port.
+        start: u16,
+        /// The last port.
+        end: u16,
+    },
+    /// Text that is too long.
+    #[error("{length} characters are too many; {max} are possible")]
+    TooLong {
+        /// How many there are.
+        length: usize,
+        /// How many there can be.
+        max: usize,
     },
     /// A list without an entry.
     #[error("the list needs at least one entry")]
@@ -245,9 +264,11 @@ impl Problem {
             Self::Unsupported { .. } => {
                 "remove it, or say it in another way; the object is not in force".to_owned()
             }
-            Self::DomainNamesOutsideAccept => {
-                "match by networks, or move the rule to the Admin tier as Accept".to_owned()
+            Self::DomainNameDash { .. } => "write a name such as api.example.com".to_owned(),
+            Self::RangeEnd { start, .. } => {
+                format!("write an end above {start}, or number for one port")
             }
+            Self::TooLong { .. } => "shorten it".to_owned(),
             Self::DomainNameTooShort { .. } => "write a name such as *.example.com".to_owned(),
             Self::NoEntry => "add an entry, or remove the rule".to_owned(),
             Self::TooMany { .. } => "split the object".to_owned(),
@@ -315,6 +336,37 @@ const FIELDS: &[&str] = &[
     "udp",
     "sctp",
     "values",
+    "authentication",
+    "cidrGroupRef",
+    "cidrGroupSelector",
+    "egressDeny",
+    "enableDefaultDeny",
+    "endpointSelector",
+    "externalCIDRs",
+    "family",
+    "fields",
+    "fromCIDR",
+    "fromCIDRSet",
+    "fromEndpoints",
+    "fromEntities",
+    "icmps",
+    "ingressDeny",
+    "k8sService",
+    "k8sServiceSelector",
+    "matchName",
+    "matchPattern",
+    "rules",
+    "selector",
+    "serviceName",
+    "specs",
+    "toCIDR",
+    "toCIDRSet",
+    "toEndpoints",
+    "toEntities",
+    "toFQDNs",
+    "toPorts",
+    "toServices",
+    "type",
 ];
 
 /// The field of a policy that the last part of `path` was most likely meant to be.

@@ -30,6 +30,9 @@ struct Written {
     /// Objects that are refused, with a part of the message.
     #[serde(default)]
     refused: Vec<Refused>,
+    /// The remarks on the policies, each after the policy's name; all of them where one is given.
+    #[serde(default)]
+    notes: Vec<String>,
     #[serde(default)]
     learned: Vec<Learned>,
     #[serde(default)]
@@ -122,12 +125,27 @@ fn check(file: &str, text: &str) {
             let error = parse(object.clone()).err().unwrap_or_else(|| panic!("{claim}: accepted"));
             assert!(error.to_string().contains(message), "{claim}: {error}");
         }
+        if !written.notes.is_empty() {
+            check_notes(&claim, &written.notes, &objects);
+        }
         check_case(&claim, &written, objects);
     }
 }
 
 fn parse(document: Value) -> Result<Object, ObjectError> {
     object::parse(document)
+}
+
+fn check_notes(claim: &str, expected: &[String], objects: &[Object]) {
+    let policies = objects
+        .iter()
+        .filter_map(|object| if let Object::Policy(policy) = object { Some(policy) } else { None });
+    let found: Vec<String> = policies
+        .flat_map(|policy| policy.notes.iter().map(|n| format!("{}: {n}", policy.reference.name)))
+        .collect();
+    let is_as_said = expected.len() == found.len()
+        && expected.iter().zip(&found).all(|(expected, found)| found.starts_with(expected));
+    assert!(is_as_said, "{claim}: {found:#?}");
 }
 
 fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {

@@ -29,7 +29,7 @@ const LIST_MAX: usize = 25;
 /// The longest name of a rule.
 const RULE_NAME_MAX: usize = 100;
 /// The largest priority.
-const PRIORITY_MAX: u16 = 1000;
+pub(crate) const PRIORITY_MAX: u16 = 1000;
 
 /// A ClusterNetworkPolicy as a manifest holds it.
 #[derive(Debug, Deserialize)]
@@ -56,7 +56,7 @@ struct Spec {
 
 /// One of `namespaces` or `pods`.
 #[derive(Debug, Deserialize)]
-struct WrittenPods {
+pub(crate) struct WrittenPods {
     namespaces: Option<LabelSelector>,
     pods: Option<NamespacedPods>,
 }
@@ -138,23 +138,13 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
             rules.extend(reader.rules(format!("{list}[{index}]"), written, &mut notes)?);
         }
     }
-    let WrittenPods { namespaces, pods } = &spec.subject;
-    let subject = match (namespaces, pods) {
-        (Some(namespaces), None) => in_namespaces("spec.subject.namespaces", namespaces)?,
-        (None, Some(pods)) => in_pods("spec.subject.pods", pods)?,
-        (Some(_), Some(_)) => {
-            let problem = Problem::Together { fields: "namespaces and pods" };
-            return Err(FieldError::new("spec.subject", problem));
-        }
-        (None, None) => return Err(FieldError::new("spec.subject", Problem::Missing)),
-    };
     Ok(Policy {
         reference: PolicyRef {
             kind: PolicyKind::ClusterNetworkPolicy,
             namespace: None,
             name: name_of(&written.metadata)?,
         },
-        subject,
+        subject: subject(&spec.subject)?,
         mode: Mode::Enforce,
         tier,
         // No implicit isolation (CNP-3).
@@ -169,6 +159,19 @@ pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, 
         notes,
         also: Vec::new(),
     })
+}
+
+/// The pods that a policy is about (CNP-2).
+pub(crate) fn subject(written: &WrittenPods) -> Result<Workloads, FieldError> {
+    match (&written.namespaces, &written.pods) {
+        (Some(namespaces), None) => in_namespaces("spec.subject.namespaces", namespaces),
+        (None, Some(pods)) => in_pods("spec.subject.pods", pods),
+        (Some(_), Some(_)) => {
+            let problem = Problem::Together { fields: "namespaces and pods" };
+            Err(FieldError::new("spec.subject", problem))
+        }
+        (None, None) => Err(FieldError::new("spec.subject", Problem::Missing)),
+    }
 }
 
 struct RuleReader {

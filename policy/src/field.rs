@@ -118,6 +118,7 @@ pub(crate) fn prefix(path: String, text: &str) -> Result<IpNet, FieldError> {
 }
 
 /// A port as written.
+#[derive(Clone, Copy)]
 pub(crate) enum WrittenPort<'a> {
     Number(i64),
     Name(&'a str),

@@ -28,6 +28,7 @@ pub mod problem;
 pub mod resource;
 pub mod rule;
 pub mod selector;
+mod stand_in;
 pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -5,7 +5,7 @@ use std::fmt;
 /// A remark, and the path of the field that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Note {
-    /// The path, such as `spec.egress[0].toFQDNs`.
+    /// The path, such as `spec.egress[0].toFQDNs`; empty for the object as a whole.
     pub field: String,
     /// What there is to know.
     pub remark: Remark,
@@ -20,7 +20,10 @@ impl Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.remark)
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{}", self.remark)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::kubernetes;
 use crate::problem::{FieldError, Problem};
 use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, Service};
 use crate::rule::{Policy, PolicyKind};
+use crate::stand_in::stand_in;
 
 /// An object that the agent acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,9 @@ pub struct ObjectError {
     pub name: Option<String>,
     /// What is wrong, and where in the document.
     pub error: Box<FieldError>,
+    /// What must be in force for a policy where no earlier version of it is: the stricter side.
+    /// `None` where the document is no policy, or where nobody can say whom it is about.
+    pub stand_in: Option<Box<Policy>>,
 }
 
 impl ObjectError {
@@ -178,22 +182,38 @@ pub fn expand(value: Value) -> Vec<Value> {
 
 /// Reads one document.
 pub fn parse(value: Value) -> Result<Object, ObjectError> {
-    let text_at = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let kind = text_at("/kind");
-    let api_version = text_at("/apiVersion");
-    let (namespace, name) = (text_at("/metadata/namespace"), text_at("/metadata/name"));
-    parse_as(api_version.as_deref(), kind.as_deref(), value).map_err(|error| ObjectError {
-        kind: kind.unwrap_or_default(),
-        namespace,
-        name,
+    let text_at = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let (api_version, kind) = (text_at("/apiVersion"), text_at("/kind"));
+    parse_as(api_version, kind, &value).map_err(|error| ObjectError {
+        kind: kind.unwrap_or_default().to_owned(),
+        namespace: text_at("/metadata/namespace").map(str::to_owned),
+        name: text_at("/metadata/name").map(str::to_owned),
+        stand_in: policy_kind(api_version, kind)
+            .and_then(|kind| stand_in(kind, &value, &error))
+            .map(Box::new),
         error: Box::new(error),
+    })
+}
+
+/// The kind of policy that a document is.
+fn policy_kind(api_version: Option<&str>, kind: Option<&str>) -> Option<PolicyKind> {
+    Some(match (api_version?, kind?) {
+        ("networking.k8s.io/v1", "NetworkPolicy") => PolicyKind::NetworkPolicy,
+        (cluster::API_VERSION, "ClusterNetworkPolicy") => PolicyKind::ClusterNetworkPolicy,
+        (cilium::API_VERSION, "CiliumNetworkPolicy") => PolicyKind::CiliumNetworkPolicy,
+        (cilium::API_VERSION, "CiliumClusterwideNetworkPolicy") => {
+            PolicyKind::CiliumClusterwideNetworkPolicy
+        }
+        (api::API_VERSION, "EgressPolicy") => PolicyKind::EgressPolicy,
+        (api::API_VERSION, "ClusterEgressPolicy") => PolicyKind::ClusterEgressPolicy,
+        _ => return None,
     })
 }
 
 fn parse_as(
     api_version: Option<&str>,
     kind: Option<&str>,
-    value: Value,
+    value: &Value,
 ) -> Result<Object, FieldError> {
     if !value.is_object() {
         return Err(FieldError::new("", Problem::NotAnObject));
@@ -204,6 +224,9 @@ fn parse_as(
     let Some(api_version) = api_version else {
         return Err(FieldError::new("apiVersion", Problem::Missing));
     };
+    if let Some(kind) = policy_kind(Some(api_version), Some(kind)) {
+        return policy(kind, value).map(Object::Policy);
+    }
     Ok(match (api_version, kind) {
         ("v1", "Namespace") => Object::Namespace(kubernetes::namespace(&known(value)?)?),
         ("v1", "Pod") => Object::Pod(kubernetes::pod(&known(value)?)?),
@@ -212,44 +235,36 @@ fn parse_as(
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             Object::EndpointSlice(kubernetes::endpoint_slice(&known(value)?)?)
         }
-        ("networking.k8s.io/v1", "NetworkPolicy") => {
-            Object::Policy(kubernetes::network_policy(&strict(value)?)?)
-        }
-        (cluster::API_VERSION, "ClusterNetworkPolicy") => {
-            Object::Policy(cluster::cluster_network_policy(&strict(value)?)?)
-        }
-        (cilium::API_VERSION, "CiliumNetworkPolicy") => {
-            Object::Policy(cilium::network_policy(&strict(value)?)?)
-        }
-        (cilium::API_VERSION, "CiliumClusterwideNetworkPolicy") => {
-            Object::Policy(cilium::clusterwide_network_policy(&strict(value)?)?)
-        }
         (cilium::API_VERSION | cilium::API_VERSION_BEFORE, "CiliumCIDRGroup") => {
             Object::CidrGroup(cilium::cidr_group(&strict(value)?)?)
         }
-        (api::API_VERSION, "EgressPolicy") => Object::Policy(api::egress_policy(&strict(value)?)?),
-        (api::API_VERSION, "ClusterEgressPolicy") => {
-            Object::Policy(api::cluster_egress_policy(&strict(value)?)?)
-        }
         _ => {
-            return Err(FieldError::new(
-                "",
-                Problem::UnsupportedKind {
-                    api_version: api_version.to_owned(),
-                    kind: kind.to_owned(),
-                },
-            ));
+            let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
+            return Err(FieldError::new("", Problem::UnsupportedKind { api_version, kind }));
         }
     })
 }
 
+fn policy(kind: PolicyKind, value: &Value) -> Result<Policy, FieldError> {
+    match kind {
+        PolicyKind::NetworkPolicy => kubernetes::network_policy(&strict(value)?),
+        PolicyKind::ClusterNetworkPolicy => cluster::cluster_network_policy(&strict(value)?),
+        PolicyKind::CiliumNetworkPolicy => cilium::network_policy(&strict(value)?),
+        PolicyKind::CiliumClusterwideNetworkPolicy => {
+            cilium::clusterwide_network_policy(&strict(value)?)
+        }
+        PolicyKind::EgressPolicy => api::egress_policy(&strict(value)?),
+        PolicyKind::ClusterEgressPolicy => api::cluster_egress_policy(&strict(value)?),
+    }
+}
+
 /// Reads an object whose unknown fields are none of our business.
-fn known<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
+fn known<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|error| shape(&error))
 }
 
 /// Reads a policy: a field that nothing reads would be a rule that silently is not there.
-fn strict<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
+fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::dns::RefuseWith;
 use crate::name::DnsName;
-use crate::note::Note;
+use crate::note::{Note, Remark};
 use crate::pattern::DomainPattern;
 use crate::selector::{Condition, Selector};
 
@@ -167,6 +167,12 @@ impl Policy {
     /// All that the object says, a subject at a time: itself, then [`Policy::also`].
     pub fn parts(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(&self.also)
+    }
+
+    /// Whether this is not what was written but stands in for it: the object was refused, and no
+    /// version of it was good before.
+    pub fn stands_in(&self) -> bool {
+        self.notes.iter().any(|note| note.remark == Remark::StandsIn)
     }
 }
 

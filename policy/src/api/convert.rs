@@ -101,6 +101,29 @@ pub fn cluster_egress_policy(
     })
 }
 
+/// The pods of a namespace that a selector means; `None` where it cannot be read.
+pub(crate) fn own_pods(namespace: &Arc<str>, written: &LabelSelector) -> Option<Workloads> {
+    Some(Workloads {
+        namespaces: rule::Namespaces::Named(Arc::clone(namespace)),
+        pods: selector("", written).ok()?,
+        service_accounts: Vec::new(),
+    })
+}
+
+/// The pods that two selectors mean; `None` where one of them cannot be read.
+pub(crate) fn pods_in(namespaces: &LabelSelector, pods: &LabelSelector) -> Option<Workloads> {
+    Some(Workloads {
+        namespaces: rule::Namespaces::Selected(selector("", namespaces).ok()?),
+        pods: selector("", pods).ok()?,
+        service_accounts: Vec::new(),
+    })
+}
+
+/// The place in a tier of a policy whose `priority` may be missing or bad.
+pub(crate) fn priority(written: Option<u16>) -> u16 {
+    written.filter(|priority| *priority <= PRIORITY_MAX).unwrap_or(PRIORITY_DEFAULT)
+}
+
 fn mode(written: Mode) -> rule::Mode {
     match written {
         Mode::Enforce => rule::Mode::Enforce,

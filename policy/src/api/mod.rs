@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use convert::{Manifest, cluster_egress_policy, egress_policy};
+pub(crate) use convert::{own_pods, pods_in, priority};
 
 /// The group and version of the kinds in this module.
 pub const API_VERSION: &str = "namegate.dev/v1alpha1";

@@ -12,6 +12,8 @@ mod written;
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
 use crate::dns::RefuseWith;
 use crate::field::Place;
 use crate::kubernetes::{labels_of, name_of, namespace_of};
@@ -20,7 +22,7 @@ use crate::problem::{FieldError, Problem};
 use crate::resource::CidrGroup;
 use crate::rule::{
     Action, Direction, DnsFilter, DnsPolicy, Isolation, Mode, Peer, Peers, Policy, PolicyKind,
-    PolicyRef, Tier,
+    PolicyRef, Tier, Workloads,
 };
 
 use rules::RuleReader;
@@ -65,6 +67,11 @@ pub fn clusterwide_network_policy(written: &Manifest) -> Result<Policy, FieldErr
         name: name_of(&written.metadata)?,
     };
     policy(reference, None, written)
+}
+
+/// The endpoints that a selector means as a subject; `None` where it cannot be read.
+pub(crate) fn subject(namespace: Option<&Arc<str>>, written: &LabelSelector) -> Option<Workloads> {
+    selectors::subject("", namespace, written).ok()
 }
 
 fn policy(

@@ -209,31 +209,39 @@ pub(super) fn pattern(path: &str, written: &WrittenName) -> Result<DomainPattern
 }
 
 fn port(path: &str, written: &Port) -> Result<Vec<PortMatch>, FieldError> {
+    let place = Place(path);
     let protocols: &[Protocol] = match written.protocol.as_deref() {
         None | Some("ANY" | "") => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
         Some("TCP") => &[Protocol::Tcp],
         Some("UDP") => &[Protocol::Udp],
         Some("SCTP") => &[Protocol::Sctp],
+        Some("VRRP" | "IGMP") => {
+            let problem = Problem::Unsupported { feature: "an IP protocol without ports" };
+            return Err(FieldError::new(place.field("protocol"), problem));
+        }
         Some(other) => {
             let expected = "TCP, UDP, SCTP or ANY";
             let problem = Problem::NotOneOf { value: other.to_owned(), expected };
-            return Err(FieldError::new(Place(path).field("protocol"), problem));
+            return Err(FieldError::new(place.field("protocol"), problem));
         }
     };
-    let number = match &written.port {
-        IntOrString::Int(number) => Some(i64::from(*number)),
-        IntOrString::String(text) => text.parse().ok(),
-    };
-    let name = match &written.port {
-        IntOrString::Int(_) => "",
-        IntOrString::String(text) => text.as_str(),
+    let port = match &written.port {
+        None => return Err(FieldError::new(place.field("port"), Problem::Missing)),
+        Some(IntOrString::Int(number)) => WrittenPort::Number(i64::from(*number)),
+        Some(IntOrString::String(text)) => match text.parse() {
+            Ok(number) => WrittenPort::Number(number),
+            Err(_) => WrittenPort::Name(text),
+        },
     };
     let end = written.end_port.filter(|end| *end != 0);
-    let read = |protocol: &Protocol| match number {
+    let read = |protocol: &Protocol| match port {
         // Zero is every port.
-        Some(0) => Ok(PortMatch { protocol: *protocol, ports: PortSet::Range(PortRange::ALL) }),
-        Some(number) => field::port(path, *protocol, Some(WrittenPort::Number(number)), end),
-        None => field::port(path, *protocol, Some(WrittenPort::Name(name)), end),
+        WrittenPort::Number(0) => {
+            Ok(PortMatch { protocol: *protocol, ports: PortSet::Range(PortRange::ALL) })
+        }
+        WrittenPort::Number(_) | WrittenPort::Name(_) => {
+            field::port(path, *protocol, Some(port), end)
+        }
     };
     protocols.iter().map(read).collect()
 }

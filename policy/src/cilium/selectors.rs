@@ -82,9 +82,6 @@ impl Split {
                 split.namespaces.push(Requirement { key: key.into(), condition });
             } else if *key == *SERVICE_ACCOUNT {
                 split.service_accounts.push(condition);
-            } else if *key == *CLUSTER {
-                let problem = Problem::Unsupported { feature: "a cluster of a mesh" };
-                return Err(FieldError::new(path, problem));
             } else {
                 split.pods.push(Requirement { key, condition });
             }
@@ -116,14 +113,12 @@ fn requirements(path: &str, written: &LabelSelector) -> Result<Vec<Requirement>,
 }
 
 fn source_off(field: String, key: &str) -> Result<&str, FieldError> {
-    match key.split_once(':') {
-        None => Ok(key),
-        Some(("k8s" | "any", rest)) => Ok(rest),
-        Some(_) => {
-            let problem = Problem::Unsupported { feature: "a label source besides k8s: and any:" };
-            Err(FieldError::new(field, problem))
-        }
-    }
+    let feature = match key.split_once(':').unwrap_or(("any", key)) {
+        ("k8s" | "any", CLUSTER) => "a cluster of a mesh",
+        ("k8s" | "any", plain) => return Ok(plain),
+        (_, _) => "a label source besides k8s: and any:",
+    };
+    Err(FieldError::new(field, Problem::Unsupported { feature }))
 }
 
 /// What a selector of one `reserved:` label means.

@@ -161,7 +161,7 @@ pub(super) struct PortRule {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Port {
-    pub(super) port: IntOrString,
+    pub(super) port: Option<IntOrString>,
     pub(super) end_port: Option<i64>,
     pub(super) protocol: Option<String>,
 }

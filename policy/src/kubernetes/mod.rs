@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 pub use network_policy::network_policy;
+pub(crate) use network_policy::own_pods;
 
 use crate::field::{self, WrittenRequirement};
 use crate::problem::{FieldError, Problem};

@@ -55,6 +55,15 @@ pub fn network_policy(written: &NetworkPolicy) -> Result<Policy, FieldError> {
     })
 }
 
+/// The pods of a namespace that a selector means; `None` where it cannot be read.
+pub(crate) fn own_pods(namespace: &Arc<str>, written: Option<&LabelSelector>) -> Option<Workloads> {
+    Some(Workloads {
+        namespaces: Namespaces::Named(Arc::clone(namespace)),
+        pods: optional_selector("", written).ok()?,
+        service_accounts: Vec::new(),
+    })
+}
+
 /// NP-4.
 fn isolation(spec: &NetworkPolicySpec) -> Result<Isolation, FieldError> {
     let Some(types) = spec.policy_types.as_ref().filter(|types| !types.is_empty()) else {

@@ -30,6 +30,9 @@ struct Written {
     /// Objects that are refused, with a part of the message.
     #[serde(default)]
     refused: Vec<Refused>,
+    /// Objects that are refused, and for which something else is in force.
+    #[serde(default)]
+    stand_ins: Vec<Refused>,
     /// The remarks on the policies, each after the policy's name; all of them where one is given.
     #[serde(default)]
     notes: Vec<String>,
@@ -111,6 +114,19 @@ fn cilium_cases_hold() {
     check("cilium", include_str!("cases/cilium.yaml"));
 }
 
+#[test]
+fn stand_in_cases_hold() {
+    check("stand_in", include_str!("cases/stand_in.yaml"));
+}
+
+#[test]
+fn where_nobody_can_say_whom_an_object_is_about_nothing_stands_in() {
+    let cases: Vec<Written> = serde_saphyr::from_str(include_str!("cases/stand_in.yaml")).unwrap();
+    for refused in cases.iter().flat_map(|case| &case.refused) {
+        assert_eq!(refuse("stand_in", refused).stand_in, None, "{}", refused.object);
+    }
+}
+
 fn check(file: &str, text: &str) {
     let cases: Vec<Written> =
         serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -118,12 +134,17 @@ fn check(file: &str, text: &str) {
     for written in cases {
         let claim = format!("{file}: {}", written.claim);
         let documents = town.iter().chain(&written.objects).cloned();
-        let objects: Vec<Object> = documents
+        let mut objects: Vec<Object> = documents
             .map(|document| parse(document).unwrap_or_else(|error| panic!("{claim}: {error}")))
             .collect();
-        for Refused { object, message } in &written.refused {
-            let error = parse(object.clone()).err().unwrap_or_else(|| panic!("{claim}: accepted"));
-            assert!(error.to_string().contains(message), "{claim}: {error}");
+        for refused in &written.refused {
+            refuse(&claim, refused);
+        }
+        for refused in &written.stand_ins {
+            let policy = refuse(&claim, refused).stand_in;
+            let policy = policy.unwrap_or_else(|| panic!("{claim}: nothing stands in"));
+            assert!(policy.stands_in(), "{claim}");
+            objects.push(Object::Policy(*policy));
         }
         if !written.notes.is_empty() {
             check_notes(&claim, &written.notes, &objects);
@@ -134,6 +155,13 @@ fn check(file: &str, text: &str) {
 
 fn parse(document: Value) -> Result<Object, ObjectError> {
     object::parse(document)
+}
+
+/// The error that an object is refused with.
+fn refuse(claim: &str, Refused { object, message }: &Refused) -> ObjectError {
+    let error = parse(object.clone()).err().unwrap_or_else(|| panic!("{claim}: accepted"));
+    assert!(error.to_string().contains(message), "{claim}: {error}");
+    error
 }
 
 fn check_notes(claim: &str, expected: &[String], objects: &[Object]) {

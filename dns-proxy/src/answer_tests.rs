@@ -80,6 +80,7 @@ fn v4(last: u8, ttl: u32) -> TaughtAddress {
     TaughtAddress { address: Ipv4Addr::new(192, 0, 2, last).into(), ttl }
 }
 
+/// EP-8, CNP-19: a chain in one answer counts for the asked name.
 #[test]
 fn only_addresses_on_the_chain_from_the_asked_name_count() {
     let cases: Vec<(&str, Vec<Record>, Vec<TaughtAddress>)> = vec![

@@ -235,6 +235,7 @@ fn ep_12_an_audit_rule_is_told_and_drops_nothing() {
     assert_eq!((event.verdict, event.clause, event.audit), (EventVerdict::Audit as u8, 1, 0));
 }
 
+/// NP-20, CH-2, CNP-5: path-MTU and other errors belong to the flow that they answer.
 #[test]
 fn an_icmp_error_follows_its_flow_alone() {
     let quote = |frame: Vec<u8>| frame::icmp(3, [0, 0, 5, 0xdc], &frame[14..]);

@@ -95,6 +95,7 @@ fn denial_of_the_metadata_address_wins_over_the_range() -> Result<()> {
     })
 }
 
+/// NP-26, CH-5: live connections are judged again after a change.
 #[test]
 fn removed_rule_cuts_its_live_connections_and_no_other() -> Result<()> {
     let test = "removed_rule_cuts_its_live_connections_and_no_other";

@@ -192,6 +192,7 @@ fn what_one_pod_learned_opens_nothing_for_another() -> Result<()> {
     Ok(())
 }
 
+/// EP-10, CNP-17: usable from the answer on, closed to new flows after its time.
 #[test]
 fn expired_address_is_closed_for_new_flows_and_open_for_live_ones() -> Result<()> {
     let test = "expired_address_is_closed_for_new_flows_and_open_for_live_ones";

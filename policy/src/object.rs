@@ -10,7 +10,7 @@ use crate::api;
 use crate::cilium;
 use crate::cluster;
 use crate::kubernetes;
-use crate::problem::{FieldError, Problem};
+use crate::problem::{FieldError, Problem, Shown};
 use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, Service};
 use crate::rule::{Policy, PolicyKind};
 use crate::stand_in::stand_in;
@@ -100,10 +100,10 @@ impl ObjectError {
 impl fmt::Display for ObjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.kind.is_empty() { "document" } else { &self.kind };
-        f.write_str(kind)?;
+        write!(f, "{}", Shown(kind))?;
         match (&self.namespace, &self.name) {
-            (Some(namespace), Some(name)) => write!(f, " {namespace}/{name}")?,
-            (None, Some(name)) => write!(f, " {name}")?,
+            (Some(namespace), Some(name)) => write!(f, " {}/{}", Shown(namespace), Shown(name))?,
+            (None, Some(name)) => write!(f, " {}", Shown(name))?,
             (_, None) => {}
         }
         if let Some(field) = self.field() {

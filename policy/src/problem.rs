@@ -1,5 +1,7 @@
 //! What can be wrong with a field of an object, in words for whoever wrote it.
 
+use std::fmt;
+
 use ipnet::IpNet;
 
 use crate::pattern::PatternError;
@@ -29,7 +31,7 @@ pub enum Problem {
     #[error("the document is not an object")]
     NotAnObject,
     /// A kind that nothing here reads.
-    #[error("{api_version} {kind} is not a kind that namegate reads")]
+    #[error("{} {} is not a kind that namegate reads", Shown(api_version), Shown(kind))]
     UnsupportedKind {
         /// As written.
         api_version: String,
@@ -52,7 +54,7 @@ pub enum Problem {
         message: String,
     },
     /// A value that the field does not take.
-    #[error("`{value}` is not a value of this field")]
+    #[error("`{}` is not a value of this field", Shown(value))]
     NotOneOf {
         /// As written.
         value: String,
@@ -63,13 +65,13 @@ pub enum Problem {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// Text that is no prefix.
-    #[error("`{text}` is not a CIDR")]
+    #[error("`{}` is not a CIDR", Shown(text))]
     NotACidr {
         /// As written.
         text: String,
     },
     /// Text that is no address.
-    #[error("`{text}` is not an IP address")]
+    #[error("`{}` is not an IP address", Shown(text))]
     NotAnAddress {
         /// As written.
         text: String,
@@ -89,7 +91,7 @@ pub enum Problem {
         port: i64,
     },
     /// Text that is no port name.
-    #[error("`{name}` is not a port name")]
+    #[error("`{}` is not a port name", Shown(name))]
     NotAPortName {
         /// As written.
         name: String,
@@ -133,13 +135,13 @@ pub enum Problem {
     #[error("a deny rule cannot name an fqdn: a denial by name cannot be complete")]
     DenyByName,
     /// Text that is no label key.
-    #[error("`{key}` is not a label key")]
+    #[error("`{}` is not a label key", Shown(key))]
     LabelKey {
         /// As written.
         key: String,
     },
     /// Text that is no label value.
-    #[error("`{value}` is not a label value")]
+    #[error("`{}` is not a label value", Shown(value))]
     LabelValue {
         /// As written.
         value: String,
@@ -153,25 +155,27 @@ pub enum Problem {
         wants_values: bool,
     },
     /// Text that is no name of a Kubernetes object.
-    #[error("`{text}` is not a name of an object")]
+    #[error("`{}` is not a name of an object", Shown(text))]
     NotAnObjectName {
         /// As written.
         text: String,
     },
     /// Something that another implementation of the API does, and this one does not.
-    #[error("{feature} is not supported")]
+    #[error("{feature} is not supported, and the object is not in force")]
     Unsupported {
         /// What is not.
         feature: &'static str,
+        /// What to write.
+        instead: &'static str,
     },
     /// A name of one label (CNP-14).
-    #[error("`{name}` needs at least two labels")]
+    #[error("`{}` needs at least two labels", Shown(name))]
     DomainNameTooShort {
         /// As written.
         name: String,
     },
     /// A label with a dash at an end (CNP-14).
-    #[error("label `{label}` begins or ends with a dash")]
+    #[error("label `{}` begins or ends with a dash", Shown(label))]
     DomainNameDash {
         /// As written.
         label: String,
@@ -211,6 +215,26 @@ pub enum Problem {
         /// The largest that is allowed.
         max: u64,
     },
+}
+
+/// Text of an object in a message: on one line, without control characters, and not endless.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CHARACTERS_MAX: usize = 100;
+        for (count, character) in self.0.chars().enumerate() {
+            if count == CHARACTERS_MAX {
+                return f.write_str("...");
+            }
+            if character.is_control() {
+                write!(f, "{}", character.escape_unicode())?;
+            } else {
+                write!(f, "{character}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Problem {
@@ -261,9 +285,7 @@ impl Problem {
             Self::NotAnObjectName { .. } => {
                 "write lower-case letters, digits, `-` and `.`".to_owned()
             }
-            Self::Unsupported { .. } => {
-                "remove it, or say it in another way; the object is not in force".to_owned()
-            }
+            Self::Unsupported { instead, .. } => (*instead).to_owned(),
             Self::DomainNameDash { .. } => "write a name such as api.example.com".to_owned(),
             Self::RangeEnd { start, .. } => {
                 format!("write an end above {start}, or number for one port")

@@ -110,6 +110,7 @@ fn pods_are_looked_for_where_they_say_they_live() {
     assert_eq!(effects.ipcache.len(), 3);
 }
 
+/// NP-24: isolation is there with the endpoint, not after it.
 #[test]
 fn an_endpoint_comes_with_its_table() {
     let mut state = mk_state();
@@ -123,6 +124,7 @@ fn an_endpoint_comes_with_its_table() {
     assert_eq!(effects.ipcache[&ip("10.244.1.1")], Some(Identity::HOST));
 }
 
+/// NP-25, NP-27: a policy that comes after its pod isolates it then, and opens it when it goes.
 #[test]
 fn only_tables_that_differ_are_replaced() {
     let (mut state, identity) = mk_running();

@@ -112,7 +112,9 @@ impl SpecReader<'_> {
     fn read(&self, reference: &PolicyRef, spec: &Spec) -> Result<Policy, FieldError> {
         let place = Place(self.path);
         if spec.node_selector.is_some() {
-            let problem = Problem::Unsupported { feature: "a policy for nodes" };
+            let feature = "a policy for nodes";
+            let instead = "select pods with endpointSelector; nodes need a host firewall";
+            let problem = Problem::Unsupported { feature, instead };
             return Err(FieldError::new(place.field("nodeSelector"), problem));
         }
         let Some(endpoints) = &spec.endpoint_selector else {

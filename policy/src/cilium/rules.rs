@@ -16,9 +16,6 @@ use crate::rule::{
 /// The most ports of an entry of `toPorts`, and message types of one of `icmps` (CL-4).
 const PORTS_MAX: usize = 40;
 
-/// The only port whose lookups the proxy sees.
-const DNS_PORT: u16 = 53;
-
 /// Reads the rules of one list.
 pub(super) struct RuleReader<'a> {
     /// Where the rule stands in the document.
@@ -46,7 +43,8 @@ impl RuleReader<'_> {
     }
 
     /// The names of `rules.dns`: they may be asked for and open nothing (CL-1). `None` where no
-    /// entry has any `rules.dns`.
+    /// entry has any `rules.dns`. Lookups are filtered on their way to port 53, whichever port the
+    /// resolver's pods listen on.
     pub(super) fn lookups(&self, written: &Written) -> Result<Option<Vec<NameRule>>, FieldError> {
         let place = Place(&self.path);
         let mut names = None;
@@ -58,13 +56,6 @@ impl RuleReader<'_> {
             if self.direction == Direction::Ingress || self.action == Action::Deny {
                 return Err(FieldError::new(path, Problem::Misplaced { beside: "egress" }));
             }
-            let is_lookup =
-                |port: &PortMatch| port.ports == PortSet::Range(PortRange::single(DNS_PORT));
-            let ports = self.port_rule(&place.entry("toPorts", index), rule)?;
-            if !ports.iter().all(is_lookup) {
-                let feature = "rules.dns for another port than 53";
-                return Err(FieldError::new(path, Problem::Unsupported { feature }));
-            }
             let names = names.get_or_insert_with(Vec::new);
             for (index, written) in list.iter().enumerate() {
                 let pattern = pattern(&format!("{path}[{index}]"), written)?;
@@ -75,22 +66,29 @@ impl RuleReader<'_> {
     }
 
     fn refuse_unsupported(&self, written: &Written) -> Result<(), FieldError> {
+        const REQUIRE: (&str, &str) =
+            ("a requirement on the peers of other rules", "write its labels into each of them");
+        const GROUP: (&str, &str) =
+            ("a group of a cloud provider", "list its prefixes in a CiliumCIDRGroup");
+        const NODES: (&str, &str) = (
+            "a peer by labels of nodes",
+            "write the entity remote-node, or a ClusterNetworkPolicy with nodes",
+        );
+        const AUTHENTICATION: (&str, &str) =
+            ("authentication", "remove the field; peers are known by their addresses alone");
         let place = Place(&self.path);
-        let unsupported = |field: &str| {
-            let problem = Problem::Unsupported { feature: "this field" };
-            Err(FieldError::new(place.field(field), problem))
-        };
-        for (field, is_set) in [
-            ("toRequires", written.to_requires.is_some()),
-            ("fromRequires", written.from_requires.is_some()),
-            ("toGroups", written.to_groups.is_some()),
-            ("fromGroups", written.from_groups.is_some()),
-            ("toNodes", written.to_nodes.is_some()),
-            ("fromNodes", written.from_nodes.is_some()),
-            ("authentication", written.authentication.is_some()),
+        for (field, is_set, (feature, instead)) in [
+            ("toRequires", written.to_requires.is_some(), REQUIRE),
+            ("fromRequires", written.from_requires.is_some(), REQUIRE),
+            ("toGroups", written.to_groups.is_some(), GROUP),
+            ("fromGroups", written.from_groups.is_some(), GROUP),
+            ("toNodes", written.to_nodes.is_some(), NODES),
+            ("fromNodes", written.from_nodes.is_some(), NODES),
+            ("authentication", written.authentication.is_some(), AUTHENTICATION),
         ] {
             if is_set {
-                return unsupported(field);
+                let problem = Problem::Unsupported { feature, instead };
+                return Err(FieldError::new(place.field(field), problem));
             }
         }
         let foreign: &[(&str, bool)] = match self.direction {
@@ -167,22 +165,25 @@ fn check_count(path: &str, count: usize) -> Result<(), FieldError> {
 }
 
 fn refuse_layer_7(path: &str, rule: &PortRule) -> Result<(), FieldError> {
+    const CALLS: &str = "remove it to match by peers and ports alone, or leave it to a proxy";
+    const NAMES: &str = "match the names with toFQDNs";
+    const PROXY: &str = "remove it; traffic goes to its destination and to no proxy";
     let place = Place(path);
     let none = Layer7 { dns: None, http: None, kafka: None, l7: None, l7proto: None };
     let rules = rule.rules.as_ref().unwrap_or(&none);
     let set = [
-        ("rules.http", rules.http.is_some()),
-        ("rules.kafka", rules.kafka.is_some()),
-        ("rules.l7", rules.l7.is_some()),
-        ("rules.l7proto", rules.l7proto.is_some()),
-        ("terminatingTLS", rule.terminating_tls.is_some()),
-        ("originatingTLS", rule.originating_tls.is_some()),
-        ("serverNames", rule.server_names.is_some()),
-        ("listener", rule.listener.is_some()),
+        ("rules.http", rules.http.is_some(), CALLS),
+        ("rules.kafka", rules.kafka.is_some(), CALLS),
+        ("rules.l7", rules.l7.is_some(), CALLS),
+        ("rules.l7proto", rules.l7proto.is_some(), CALLS),
+        ("terminatingTLS", rule.terminating_tls.is_some(), PROXY),
+        ("originatingTLS", rule.originating_tls.is_some(), PROXY),
+        ("serverNames", rule.server_names.is_some(), NAMES),
+        ("listener", rule.listener.is_some(), PROXY),
     ];
-    match set.iter().find(|(_, is_set)| *is_set) {
-        Some((field, _)) => {
-            let problem = Problem::Unsupported { feature: "layer 7" };
+    match set.iter().find(|(_, is_set, _)| *is_set) {
+        Some((field, _, instead)) => {
+            let problem = Problem::Unsupported { feature: "layer 7", instead };
             Err(FieldError::new(place.field(field), problem))
         }
         None => Ok(()),
@@ -216,7 +217,9 @@ fn port(path: &str, written: &Port) -> Result<Vec<PortMatch>, FieldError> {
         Some("UDP") => &[Protocol::Udp],
         Some("SCTP") => &[Protocol::Sctp],
         Some("VRRP" | "IGMP") => {
-            let problem = Problem::Unsupported { feature: "an IP protocol without ports" };
+            let feature = "an IP protocol without ports";
+            let instead = "leave toPorts out; such protocols pass where every port may";
+            let problem = Problem::Unsupported { feature, instead };
             return Err(FieldError::new(place.field("protocol"), problem));
         }
         Some(other) => {

@@ -29,7 +29,7 @@ pub(super) fn subject(
     namespace: Option<&Arc<str>>,
     written: &LabelSelector,
 ) -> Result<Workloads, FieldError> {
-    let read = Split::read(path, written)?;
+    let read = Split::read(path, written, Reserved::SelectsNothing)?;
     let own = namespace.map(|own| Requirement::equals(NAMESPACE_NAME_LABEL, own));
     let namespaces = match namespace {
         Some(own) if read.namespaces.is_empty() => Namespaces::Named(Arc::clone(own)),
@@ -52,7 +52,7 @@ pub(super) fn peer(
     if let Some(entities) = reserved(path, written)? {
         return Ok(entities.iter().copied().map(Peer::Entity).collect());
     }
-    let read = Split::read(path, written)?;
+    let read = Split::read(path, written, Reserved::IsRefused)?;
     let namespaces = match namespace {
         Some(own) if read.namespaces.is_empty() => Namespaces::Named(Arc::clone(own)),
         Some(_) | None => Namespaces::Selected(read.namespaces.into_iter().collect()),
@@ -73,9 +73,9 @@ struct Split {
 }
 
 impl Split {
-    fn read(path: &str, written: &LabelSelector) -> Result<Self, FieldError> {
+    fn read(path: &str, written: &LabelSelector, reserved: Reserved) -> Result<Self, FieldError> {
         let mut split = Self::default();
-        for Requirement { key, condition } in requirements(path, written)? {
+        for Requirement { key, condition } in requirements(path, written, reserved)? {
             if *key == *NAMESPACE {
                 split.namespaces.push(Requirement { key: NAMESPACE_NAME_LABEL.into(), condition });
             } else if let Some(key) = key.strip_prefix(NAMESPACE_LABELS) {
@@ -90,35 +90,66 @@ impl Split {
     }
 }
 
+/// What becomes of a condition on a `reserved:` label.
+#[derive(Clone, Copy)]
+enum Reserved {
+    /// It holds for no pod, which is what Cilium means: its own endpoints have such labels.
+    SelectsNothing,
+    /// It could mean what is no pod.
+    IsRefused,
+}
+
 /// The conditions with the sources of their labels taken off. Two on one label both count.
-fn requirements(path: &str, written: &LabelSelector) -> Result<Vec<Requirement>, FieldError> {
+fn requirements(
+    path: &str,
+    written: &LabelSelector,
+    reserved: Reserved,
+) -> Result<Vec<Requirement>, FieldError> {
     let place = Place(path);
     let mut all = Vec::new();
     for (key, value) in written.match_labels.iter().flatten() {
         let field = format!("{}.{key}", place.field("matchLabels"));
-        let key = source_off(field, key)?;
-        let one = BTreeMap::from([(key.to_owned(), value.clone())]);
-        all.extend(field::selector(path, &one, std::iter::empty())?.requirements().cloned());
+        let plain = source_off(field.clone(), key, reserved)?;
+        let one = BTreeMap::from([(plain.to_owned(), value.clone())]);
+        let read = field::selector(path, &one, std::iter::empty())
+            .map_err(|error| FieldError { field, ..error })?;
+        all.extend(read.requirements().map(|one| with_reserved(key, one.clone())));
     }
     for (index, requirement) in written.match_expressions.iter().flatten().enumerate() {
         let path = place.entry("matchExpressions", index);
         let written = WrittenRequirement {
-            key: source_off(Place(&path).field("key"), &requirement.key)?,
+            key: source_off(Place(&path).field("key"), &requirement.key, reserved)?,
             operator: &requirement.operator,
             values: requirement.values.as_deref().unwrap_or_default(),
         };
-        all.push(field::requirement(&path, &written)?);
+        all.push(with_reserved(&requirement.key, field::requirement(&path, &written)?));
     }
     Ok(all)
 }
 
-fn source_off(field: String, key: &str) -> Result<&str, FieldError> {
-    let feature = match key.split_once(':').unwrap_or(("any", key)) {
-        ("k8s" | "any", CLUSTER) => "a cluster of a mesh",
-        ("k8s" | "any", plain) => return Ok(plain),
-        (_, _) => "a label source besides k8s: and any:",
+fn source_off(field: String, key: &str, reserved: Reserved) -> Result<&str, FieldError> {
+    let (feature, instead) = match (key.split_once(':').unwrap_or(("any", key)), reserved) {
+        (("k8s" | "any", CLUSTER), _) => {
+            ("a cluster of a mesh", "remove the label; every pod is of this cluster")
+        }
+        (("k8s" | "any", plain), _) | (("reserved", plain), Reserved::SelectsNothing) => {
+            return Ok(plain);
+        }
+        (("reserved", _), Reserved::IsRefused) => {
+            ("a reserved: label beside others", "write the entity, in a rule of its own")
+        }
+        (_, _) => ("a label source besides k8s:, any: and reserved:", "use labels of pods"),
     };
-    Err(FieldError::new(field, Problem::Unsupported { feature }))
+    Err(FieldError::new(field, Problem::Unsupported { feature, instead }))
+}
+
+/// A condition on a reserved label with its source, which no label of a pod has.
+fn with_reserved(key: &str, requirement: Requirement) -> Requirement {
+    if key.starts_with(RESERVED) {
+        Requirement { key: key.into(), ..requirement }
+    } else {
+        requirement
+    }
 }
 
 /// What a selector of one `reserved:` label means.
@@ -129,15 +160,17 @@ fn reserved(path: &str, written: &LabelSelector) -> Result<Option<&'static [Enti
         return Ok(None);
     };
     if keys.next().is_some() || has_expressions {
-        let problem = Problem::Unsupported { feature: "a reserved: label beside others" };
-        return Err(FieldError::new(path, problem));
+        let feature = "a reserved: label beside others";
+        let instead = "write the entity, in a rule of its own";
+        return Err(FieldError::new(path, Problem::Unsupported { feature, instead }));
     }
     let field = format!("{}.{key}", Place(path).field("matchLabels"));
-    match entity(&field, key.trim_start_matches(RESERVED)) {
+    match entity(&field, key.strip_prefix(RESERVED).unwrap_or(key)) {
         Ok(entities) => Ok(Some(entities)),
         Err(FieldError { field, .. }) => {
-            let problem = Problem::Unsupported { feature: "this reserved: label" };
-            Err(FieldError::new(field, problem))
+            let feature = "this reserved: label";
+            let instead = "write one of the entities";
+            Err(FieldError::new(field, Problem::Unsupported { feature, instead }))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod network_policy;
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,17 +57,18 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
     let reference = ServiceRef { namespace: namespace_of(metadata)?, name: name_of(metadata)? };
     let default_spec = core::ServiceSpec::default();
     let spec = written.spec.as_ref().unwrap_or(&default_spec);
-    let cluster_ips = match (&spec.cluster_ips, &spec.cluster_ip) {
-        (Some(all), _) if !all.is_empty() => all.clone(),
-        (_, one) => one.iter().cloned().collect(),
+    let cluster_ips: Vec<(String, &String)> = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(all), _) if !all.is_empty() => each("spec.clusterIPs", all.iter()).collect(),
+        (_, one) => one.iter().map(|text| ("spec.clusterIP".to_owned(), text)).collect(),
     };
-    let cluster_ips: Vec<String> =
-        cluster_ips.into_iter().filter(|text| !text.is_empty() && text != "None").collect();
+    let cluster_ips =
+        cluster_ips.into_iter().filter(|(_, text)| !text.is_empty() && *text != "None");
     let balancer = written.status.iter().flat_map(|status| &status.load_balancer);
-    let ingress = balancer.flat_map(|balancer| balancer.ingress.iter().flatten());
-    let mut external =
-        addresses("status.loadBalancer.ingress", ingress.filter_map(|i| i.ip.as_ref()))?;
-    external.extend(addresses("spec.externalIPs", spec.external_ips.iter().flatten())?);
+    let ingress = balancer.flat_map(|balancer| balancer.ingress.iter().flatten()).enumerate();
+    let mut external = addresses(ingress.filter_map(|(index, ingress)| {
+        Some((format!("status.loadBalancer.ingress[{index}].ip"), ingress.ip.as_ref()?))
+    }))?;
+    external.extend(addresses(each("spec.externalIPs", spec.external_ips.iter().flatten()))?);
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         let path = format!("spec.ports[{index}]");
@@ -79,7 +81,7 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
     Ok(Service {
         reference,
         labels: labels_of(metadata),
-        cluster_addresses: addresses("spec.clusterIPs", cluster_ips.iter())?,
+        cluster_addresses: addresses(cluster_ips)?,
         external_addresses: external,
         ports,
     })
@@ -90,12 +92,15 @@ pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlic
     let metadata = &written.metadata;
     let namespace = namespace_of(metadata)?;
     let service = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
-    let is_usable = |endpoint: &&discovery::Endpoint| {
+    let is_usable = |(_, endpoint): &(usize, &discovery::Endpoint)| {
         let conditions = endpoint.conditions.as_ref();
         // An unset condition means ready (discovery.k8s.io/v1).
         conditions.is_none_or(|c| c.ready != Some(false) || c.serving == Some(true))
     };
-    let usable = written.endpoints.iter().filter(is_usable).flat_map(|e| &e.addresses);
+    let usable = written.endpoints.iter().enumerate().filter(is_usable);
+    let usable = usable.flat_map(|(index, endpoint)| {
+        each(format!("endpoints[{index}].addresses"), endpoint.addresses.iter())
+    });
     let is_fqdn = written.address_type == "FQDN";
     let mut ports = Vec::new();
     for (index, port) in written.ports.iter().flatten().enumerate() {
@@ -116,7 +121,7 @@ pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlic
             name: name.as_str().into(),
         }),
         namespace,
-        addresses: if is_fqdn { Vec::new() } else { addresses("endpoints", usable)? },
+        addresses: if is_fqdn { Vec::new() } else { addresses(usable)? },
         ports,
     })
 }
@@ -124,11 +129,14 @@ pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlic
 /// Trims a Node.
 pub fn node(written: &core::Node) -> Result<Node, FieldError> {
     let status = written.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let numeric = status.filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
+    let numeric = status
+        .enumerate()
+        .filter(|(_, address)| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
+        .map(|(index, one)| (format!("status.addresses[{index}].address"), &one.address));
     Ok(Node {
         name: name_of(&written.metadata)?,
         labels: labels_of(&written.metadata),
-        addresses: addresses("status.addresses", numeric.map(|address| &address.address))?,
+        addresses: addresses(numeric)?,
     })
 }
 
@@ -187,8 +195,9 @@ fn shared(map: Option<&std::collections::BTreeMap<String, String>>) -> Labels {
 
 fn pod_addresses(status: &core::PodStatus) -> Result<Vec<IpAddr>, FieldError> {
     let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
-    let mut found = addresses("status.podIPs", all)?;
-    for address in addresses("status.podIP", status.pod_ip.iter())? {
+    let mut found = addresses(each("status.podIPs", all))?;
+    let one = status.pod_ip.iter().map(|text| ("status.podIP".to_owned(), text));
+    for address in addresses(one)? {
         if !found.contains(&address) {
             found.push(address);
         }
@@ -196,16 +205,23 @@ fn pod_addresses(status: &core::PodStatus) -> Result<Vec<IpAddr>, FieldError> {
     Ok(found)
 }
 
-fn addresses<'a>(
-    field: &str,
+/// The entries of a list with the path of each.
+fn each<'a>(
+    list: impl Display,
     texts: impl Iterator<Item = &'a String>,
+) -> impl Iterator<Item = (String, &'a String)> {
+    texts.enumerate().map(move |(index, text)| (format!("{list}[{index}]"), text))
+}
+
+/// Addresses by the paths that they are written at, each once.
+fn addresses<'a>(
+    written: impl Iterator<Item = (String, &'a String)>,
 ) -> Result<Vec<IpAddr>, FieldError> {
     let mut found = Vec::new();
-    for (index, text) in texts.enumerate() {
-        let address = text.parse().map_err(|_| {
-            let problem = Problem::NotAnAddress { text: text.clone() };
-            FieldError::new(format!("{field}[{index}]"), problem)
-        })?;
+    for (path, text) in written {
+        let address = text
+            .parse()
+            .map_err(|_| FieldError::new(path, Problem::NotAnAddress { text: text.clone() }))?;
         if !found.contains(&address) {
             found.push(address);
         }

@@ -2,7 +2,7 @@
 //! from the same documents as users write, and is decided by the oracle and by policy tables.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use namegate_policy::dns::{NameDecision, RefuseWith};
 use namegate_policy::name::DnsName;
@@ -56,7 +56,10 @@ struct Refused {
 struct Learned {
     pod: String,
     name: String,
+    /// The first of `count` addresses in a row.
     address: IpAddr,
+    #[serde(default = "one")]
+    count: u8,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +93,10 @@ struct ExpectedQuery {
     opens: bool,
 }
 
+fn one() -> u8 {
+    1
+}
+
 fn tcp() -> String {
     "TCP".to_owned()
 }
@@ -117,6 +124,11 @@ fn cilium_cases_hold() {
 #[test]
 fn stand_in_cases_hold() {
     check("stand_in", include_str!("cases/stand_in.yaml"));
+}
+
+#[test]
+fn precedence_cases_hold() {
+    check("precedence", include_str!("cases/precedence.yaml"));
 }
 
 #[test]
@@ -180,11 +192,7 @@ fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {
     let case = Case {
         own_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         ranges: vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()],
-        learned: written
-            .learned
-            .iter()
-            .map(|one| (pod_ref(&one.pod), one.address, DnsName::parse(&one.name).unwrap()))
-            .collect(),
+        learned: written.learned.iter().flat_map(addresses).collect(),
         flows: Vec::new(),
         objects,
     };
@@ -206,6 +214,17 @@ fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {
         let wanted = (expected.answer.as_str(), expected.opens);
         assert_eq!(shown, wanted, "{claim}: {} asks for {name}", expected.pod);
     }
+}
+
+/// What a pod learned, an address at a time.
+fn addresses(one: &Learned) -> impl Iterator<Item = (PodRef, IpAddr, DnsName)> {
+    let (pod, name) = (pod_ref(&one.pod), DnsName::parse(&one.name).unwrap());
+    let mut addresses: Vec<IpAddr> = vec![one.address];
+    if let IpAddr::V4(first) = one.address {
+        let following = (1..u32::from(one.count)).map(|step| first.to_bits() + step);
+        addresses.extend(following.map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits))));
+    }
+    addresses.into_iter().map(move |address| (pod.clone(), address, name.clone()))
 }
 
 fn check_flow(

@@ -11,12 +11,12 @@ const DIRECTORY: &str = "NAMEGATE_CORPUS";
 
 #[test]
 fn published_policies_are_accepted_or_refused_with_a_field() {
-    let Some(directory) = std::env::var_os(DIRECTORY) else {
+    let Some(directory) = directory() else {
         eprintln!("SKIPPED: {DIRECTORY} names no directory of manifests");
         return;
     };
     let (mut accepted, mut refused) = (0, 0);
-    for file in manifests(Path::new(&directory)) {
+    for file in manifests(&directory) {
         let text = fs::read_to_string(&file).unwrap();
         let file = file.display();
         let documents: Vec<Value> =
@@ -36,7 +36,13 @@ fn published_policies_are_accepted_or_refused_with_a_field() {
     eprintln!("{accepted} documents accepted, {refused} refused");
 }
 
-fn manifests(directory: &Path) -> Vec<PathBuf> {
+/// The directory of published policies, where one is given.
+pub(crate) fn directory() -> Option<PathBuf> {
+    std::env::var_os(DIRECTORY).map(PathBuf::from)
+}
+
+/// The YAML files at or below a directory.
+pub(crate) fn manifests(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

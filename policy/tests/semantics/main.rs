@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
 
 mod cases;
+mod citations;
 mod corpus;
 mod engine;
+mod mutations;
 mod random;

@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod pattern;
 pub mod problem;
 pub mod resource;
+pub mod review;
 pub mod rule;
 pub mod selector;
 mod stand_in;

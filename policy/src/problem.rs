@@ -241,9 +241,15 @@ impl Problem {
     /// What to write; `None` where the problem itself says it.
     pub fn fix(&self) -> Option<String> {
         Some(match self {
-            Self::UnsupportedKind { .. } => {
-                "move it elsewhere, or check apiVersion and kind for a typing error".to_owned()
-            }
+            Self::UnsupportedKind { api_version, kind } => match similar_kind(api_version, kind) {
+                Some((api_version, known)) if known == kind => {
+                    format!("write apiVersion: {api_version}")
+                }
+                Some((api_version, known)) => format!("did you mean {known} of {api_version}?"),
+                None => {
+                    "check apiVersion and kind for a typing error, or move it elsewhere".to_owned()
+                }
+            },
             Self::Missing => "add it".to_owned(),
             Self::UnknownField { suggestion: Some(name) } => format!("did you mean `{name}`?"),
             Self::UnknownField { suggestion: None } => "remove it".to_owned(),
@@ -391,6 +397,40 @@ const FIELDS: &[&str] = &[
     "type",
 ];
 
+/// Every kind that is read, with its apiVersion.
+const KINDS: &[(&str, &str)] = &[
+    ("namegate.dev/v1alpha1", "EgressPolicy"),
+    ("namegate.dev/v1alpha1", "ClusterEgressPolicy"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+    ("cilium.io/v2", "CiliumNetworkPolicy"),
+    ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
+    ("cilium.io/v2", "CiliumCIDRGroup"),
+    ("v1", "Namespace"),
+    ("v1", "Node"),
+    ("v1", "Pod"),
+    ("v1", "Service"),
+    ("discovery.k8s.io/v1", "EndpointSlice"),
+];
+
+/// The kind, with its apiVersion, that `written` was most likely meant to be. Other groups have kinds
+/// such as Service too, so only policies are looked for under another apiVersion.
+pub(crate) fn similar_kind(
+    api_version: &str,
+    written: &str,
+) -> Option<(&'static str, &'static str)> {
+    let tolerance = if written.len() < 6 { 0 } else { 2 };
+    KINDS
+        .iter()
+        .filter(|(version, kind)| *version == api_version || kind.contains("Polic"))
+        .map(|&(version, kind)| {
+            (distance(&written.to_lowercase(), &kind.to_lowercase()), version, kind)
+        })
+        .filter(|&(distance, ..)| distance <= tolerance)
+        .min()
+        .map(|(_, version, kind)| (version, kind))
+}
+
 /// The field of a policy that the last part of `path` was most likely meant to be.
 pub(crate) fn similar_field(path: &str) -> Option<&'static str> {
     let written = path.rsplit('.').next()?;
@@ -401,6 +441,17 @@ pub(crate) fn similar_field(path: &str) -> Option<&'static str> {
         .filter(|&(distance, _)| distance <= tolerance)
         .min()
         .map(|(_, field)| field)
+}
+
+/// The one of `known` that `written` was most likely meant to be.
+pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let tolerance = (written.len() / 3).clamp(1, 3);
+    known
+        .filter(|one| one.len() <= 64)
+        .map(|one| (distance(written, one), one))
+        .filter(|&(distance, _)| distance <= tolerance)
+        .min()
+        .map(|(_, one)| one)
 }
 
 /// How many letters must be added, removed or replaced to make one word of the other.

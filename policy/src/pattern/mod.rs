@@ -154,6 +154,17 @@ impl DomainPattern {
         self.0 == Form::Any
     }
 
+    /// Whether every name that `other` matches matches this pattern; `false` where that cannot be told.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Form::Any, _) => true,
+            (_, Form::Exact(name)) => self.matches(name),
+            (Form::Below(one), Form::Below(two)) => two.is_at_or_below(one),
+            (Form::Glob(one), Form::Glob(two)) => one == two,
+            _ => false,
+        }
+    }
+
     /// Whether some name could match both this pattern and `other`.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {

@@ -9,8 +9,9 @@ use serde_json::Value;
 use crate::api;
 use crate::cilium;
 use crate::cluster;
+use crate::field::Place;
 use crate::kubernetes;
-use crate::problem::{FieldError, Problem, Shown};
+use crate::problem::{FieldError, Problem, Shown, similar_kind};
 use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, Service};
 use crate::rule::{Policy, PolicyKind};
 use crate::stand_in::stand_in;
@@ -84,6 +85,17 @@ impl ObjectError {
     /// Whether the document is of a kind that the agent does not read at all.
     pub fn is_unsupported_kind(&self) -> bool {
         matches!(self.error.problem, Problem::UnsupportedKind { .. })
+    }
+
+    /// Whether the document is none of our business: of a kind that the agent does not read, and not
+    /// meant to be one that it does. A policy that is passed over in silence leaves its pods open.
+    pub fn is_foreign(&self) -> bool {
+        let Problem::UnsupportedKind { api_version, kind } = &self.error.problem else {
+            return false;
+        };
+        let group = api_version.split('/').next();
+        let is_ours = group == api::API_VERSION.split('/').next();
+        !is_ours && !kind.contains("Polic") && similar_kind(api_version, kind).is_none()
     }
 
     /// The path of the field; `None` where the document as a whole is wrong.
@@ -168,15 +180,26 @@ impl Object {
     }
 }
 
-/// The documents in one value: the items of a List, else the value itself.
-pub fn expand(value: Value) -> Vec<Value> {
-    let text_at = |key: &str| value.get(key).and_then(Value::as_str);
-    if text_at("apiVersion") != Some("v1") || text_at("kind") != Some("List") {
-        return vec![value];
+/// The documents in one value, each with its path in it: the items of a List (`items[3]`), else the
+/// value itself.
+pub fn expand(value: Value) -> Vec<(String, Value)> {
+    let mut documents = Vec::new();
+    expand_into(String::new(), value, &mut documents);
+    documents
+}
+
+fn expand_into(path: String, mut value: Value, documents: &mut Vec<(String, Value)>) {
+    let is = |key: &str, text: &str| value.get(key).and_then(Value::as_str) == Some(text);
+    if !is("apiVersion", "v1") || !is("kind", "List") {
+        documents.push((path, value));
+        return;
     }
-    match value.get("items") {
-        Some(Value::Array(items)) => items.iter().cloned().flat_map(expand).collect(),
-        Some(_) | None => Vec::new(),
+    let Some(Value::Array(items)) = value.get_mut("items") else {
+        documents.push((path, value));
+        return;
+    };
+    for (index, item) in std::mem::take(items).into_iter().enumerate() {
+        expand_into(Place(&path).entry("items", index), item, documents);
     }
 }
 
@@ -450,7 +473,7 @@ mod tests {
         let mut policy = mk_egress_policy(json!({}));
         policy["status"] = json!({"conditions": [{"type": "Accepted"}]});
         let list = json!({"apiVersion": "v1", "kind": "List", "items": [policy, policy]});
-        let read: Vec<_> = expand(list).into_iter().map(parse).collect();
+        let read: Vec<_> = expand(list).into_iter().map(|(_, value)| parse(value)).collect();
         assert_eq!(read.len(), 2);
         for object in read {
             assert_eq!(object.unwrap().reference().to_string(), "EgressPolicy shop/p");

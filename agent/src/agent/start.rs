@@ -35,7 +35,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let changes = directory.look();
     let (files, objects) = (directory.file_count(), directory.object_count());
     super::work::report_problems(&changes.problems);
-    let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign);
+    let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign());
     if objects == 0 && !args.watch {
         anyhow::bail!(
             "no valid object in {}: there is nothing to enforce; see `namegate check {0}`",

@@ -326,7 +326,7 @@ impl Agent {
 pub(super) fn report_problems(problems: &[Problem]) {
     for problem in problems {
         let (object, field) = (problem.object.as_deref(), problem.field.as_deref());
-        if problem.is_foreign {
+        if problem.is_foreign() {
             tracing::info!(
                 file = %problem.file.display(), line = problem.line, object,
                 "passed over: {}", problem.reason
@@ -340,6 +340,7 @@ pub(super) fn report_problems(problems: &[Problem]) {
                 reason = problem.reason,
                 fix = problem.fix,
                 last_good_version_stays = problem.keeps_last_good,
+                pods_are_closed = problem.has_stand_in,
                 "object refused"
             );
         }

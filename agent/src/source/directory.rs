@@ -3,18 +3,18 @@
 //! Each look reads the files whose content changed. A file that turns bad keeps what it last said:
 //! a broken document takes nothing back, and the rest of its file and every other file count.
 
-use std::collections::btree_map::Entry;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use namegate_policy::object::{self, Object, ObjectError, ObjectRef};
+use namegate_policy::object::{Object, ObjectRef};
 
-use super::yaml::{self, Document, FILE_MAX, YamlError};
+use super::file::{self, File, Held};
+use super::problem::{Problem, ProblemKind};
 
 /// How deep subdirectories are followed.
 const DEPTH_MAX: usize = 16;
@@ -40,73 +40,30 @@ impl Changes {
     }
 }
 
-/// Something that is wrong with a file, a document or an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// The file.
-    pub file: PathBuf,
-    /// The line of the document or of what is wrong, where known.
-    pub line: Option<usize>,
-    /// The object, as far as it can be told.
-    pub object: Option<String>,
-    /// The field.
-    pub field: Option<String>,
-    /// What is wrong.
-    pub reason: String,
-    /// What to do.
-    pub fix: Option<String>,
-    /// Whether an earlier version of the object stays in force.
-    pub keeps_last_good: bool,
-    /// Whether the object is of a kind that is none of ours and is passed over.
-    pub is_foreign: bool,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
-        }
-        if let Some(field) = &self.field {
-            write!(f, ": {field}")?;
-        }
-        write!(f, ": {}", self.reason)?;
-        if let Some(fix) = &self.fix {
-            write!(f, "; {fix}")?;
-        }
-        if self.keeps_last_good {
-            f.write_str(" (its last good version stays in force)")?;
-        }
-        Ok(())
-    }
-}
-
 /// The manifests of a directory, or single files.
 #[derive(Debug)]
 pub struct Directory {
     roots: Vec<PathBuf>,
     files: BTreeMap<PathBuf, File>,
+    /// Files that no look reads: their text came from elsewhere.
+    given: BTreeMap<PathBuf, Vec<u8>>,
     in_force: BTreeMap<ObjectRef, Arc<Object>>,
+    /// Those in force that only stand in for an object that is refused.
+    stand_ins: BTreeSet<ObjectRef>,
     problems: BTreeSet<Problem>,
 }
 
-#[derive(Debug, Default)]
-struct File {
-    signature: Option<Signature>,
-    content: Vec<u8>,
-    objects: BTreeMap<ObjectRef, (usize, Arc<Object>)>,
-    problems: Vec<Problem>,
-}
-
-/// What `stat` says; a file whose signature is the same was not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Signature {
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
+/// Where an object in force stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Its file.
+    pub file: &'a Path,
+    /// The line that its document begins on.
+    pub line: usize,
+    /// Its path in the document: empty, or the entry of a List.
+    pub path: &'a str,
+    /// The object.
+    pub object: &'a Arc<Object>,
 }
 
 impl Directory {
@@ -115,34 +72,54 @@ impl Directory {
         Self {
             roots: roots.into_iter().collect(),
             files: BTreeMap::new(),
+            given: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            stand_ins: BTreeSet::new(),
             problems: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a text that was read from elsewhere, under the name `path`.
+    pub fn add_text(&mut self, path: &Path, text: Vec<u8>) {
+        self.files.insert(path.to_owned(), File::of_text(path, &text));
+        self.given.insert(path.to_owned(), text);
+    }
+
+    /// What a file says.
+    pub fn text_of(&self, path: &Path) -> io::Result<Cow<'_, [u8]>> {
+        match self.given.get(path) {
+            Some(text) => Ok(Cow::Borrowed(text)),
+            None => file::read(path).map(Cow::Owned),
         }
     }
 
     /// Reads what changed since the last look.
     pub fn look(&mut self) -> Changes {
-        let mut problems = Vec::new();
-        let found = self.list(&mut problems);
-        self.files.retain(|path, _| found.contains(path));
+        let Listing { files: found, mut problems, .. } = self.list();
+        self.files.retain(|path, _| found.contains(path) || self.given.contains_key(path));
         for path in found {
             self.files.entry(path.clone()).or_default().look(&path);
         }
         let mut objects: BTreeMap<ObjectRef, Arc<Object>> = BTreeMap::new();
-        let mut holders: BTreeMap<&ObjectRef, &Path> = BTreeMap::new();
+        let mut stand_ins = BTreeSet::new();
+        let mut holders: BTreeMap<&ObjectRef, (&Path, usize)> = BTreeMap::new();
         for (path, file) in &self.files {
             problems.extend(file.problems.iter().cloned());
-            for (reference, (line, object)) in &file.objects {
-                if let Some(holder) = holders.get(reference) {
+            for (reference, held) in &file.objects {
+                if let Some((holder, line)) = holders.get(reference) {
+                    let reason = format!("already defined in {}:{line}", holder.display());
                     problems.push(Problem {
-                        line: Some(*line),
+                        line: Some(held.line),
                         object: Some(reference.to_string()),
                         fix: Some("remove one of the two".to_owned()),
-                        ..mk_problem(path, format!("already defined in {}", holder.display()))
+                        ..Problem::new(path, ProblemKind::Duplicate, &reason)
                     });
                 } else {
-                    holders.insert(reference, path);
-                    objects.insert(reference.clone(), Arc::clone(object));
+                    holders.insert(reference, (path, held.line));
+                    if held.is_stand_in {
+                        stand_ins.insert(reference.clone());
+                    }
+                    objects.insert(reference.clone(), Arc::clone(&held.object));
                 }
             }
         }
@@ -154,22 +131,42 @@ impl Directory {
             .map(|(_, object)| Arc::clone(object))
             .collect();
         let removals =
-            self.in_force.keys().filter(|held| !objects.contains_key(*held)).cloned().collect();
+            self.in_force.keys().filter(|held| !objects.contains_key(held)).cloned().collect();
         let told: BTreeSet<Problem> = problems.iter().cloned().collect();
         problems.retain(|problem| !self.problems.contains(problem));
         self.problems = told;
         self.in_force = objects;
+        self.stand_ins = stand_ins;
         Changes { upserts, removals, problems }
     }
 
-    /// The objects in force.
-    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.in_force.values()
+    /// Every object that was read, with where it stands; of those that are defined twice, each.
+    pub fn sites(&self) -> impl Iterator<Item = Site<'_>> {
+        self.files.iter().flat_map(|(file, content)| {
+            let held = content.objects.values().filter(|held| !held.is_stand_in);
+            held.map(move |Held { object, line, path, .. }| Site {
+                file,
+                line: *line,
+                path,
+                object,
+            })
+        })
     }
 
-    /// How many objects are in force.
+    /// The objects in force that are valid.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let valid = self.in_force.iter().filter(|(held, _)| !self.stand_ins.contains(held));
+        valid.map(|(_, object)| object)
+    }
+
+    /// The object in force that is called `reference`.
+    pub fn object(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
+        self.in_force.get(reference)
+    }
+
+    /// How many objects in force are valid.
     pub fn object_count(&self) -> usize {
-        self.in_force.len()
+        self.in_force.len() - self.stand_ins.len()
     }
 
     /// How many files were read.
@@ -184,212 +181,90 @@ impl Directory {
 
     /// The directories that manifests can appear in.
     pub fn directories(&self) -> BTreeSet<PathBuf> {
-        let mut directories = BTreeSet::new();
+        self.list().directories
+    }
+
+    fn list(&self) -> Listing<'_> {
+        let mut listing = Listing {
+            known: &self.files,
+            files: BTreeSet::new(),
+            directories: BTreeSet::new(),
+            visited: BTreeSet::new(),
+            problems: Vec::new(),
+        };
         for root in &self.roots {
-            visit(root, 0, &mut |path, is_directory| {
-                if is_directory {
-                    directories.insert(path.to_owned());
-                }
-                Ok(())
-            })
-            .ok();
+            listing.visit(root, 0);
         }
-        directories
-    }
-
-    fn list(&self, problems: &mut Vec<Problem>) -> BTreeSet<PathBuf> {
-        let mut found = BTreeSet::new();
-        for root in &self.roots {
-            let outcome = visit(root, 0, &mut |path, is_directory| {
-                if !is_directory && (path == root || is_manifest(path)) {
-                    if found.len() >= FILES_MAX {
-                        return Err(io::Error::other(format!("more than {FILES_MAX} files")));
-                    }
-                    found.insert(path.to_owned());
-                }
-                Ok(())
-            });
-            if let Err(error) = outcome {
-                problems.push(mk_problem(root, format!("cannot be listed: {error}")));
-                // What cannot be seen has not vanished.
-                found.extend(self.files.keys().filter(|path| path.starts_with(root)).cloned());
-            }
-        }
-        found
+        listing
     }
 }
 
-impl File {
-    fn look(&mut self, path: &Path) {
-        let read = fs::metadata(path).and_then(|metadata| {
-            let signature = Signature {
-                inode: metadata.ino(),
-                size: metadata.size(),
-                changed: (metadata.ctime(), metadata.ctime_nsec()),
-            };
-            if self.signature == Some(signature) {
-                return Ok(None);
-            }
-            if signature.size > FILE_MAX as u64 {
-                let error = YamlError::TooLarge {
-                    size: usize::try_from(signature.size).unwrap_or(usize::MAX),
-                    limit: FILE_MAX,
-                };
-                return Err(io::Error::other(error));
-            }
-            Ok(Some((signature, fs::read(path)?)))
-        });
-        match read {
-            Ok(None) => {}
-            Ok(Some((signature, content))) => {
-                let is_first = self.signature.is_none();
-                self.signature = Some(signature);
-                if is_first || content != self.content {
-                    self.parse(path, yaml::documents(&content));
-                    self.content = content;
-                }
-            }
-            Err(error) => {
-                self.signature = None;
-                self.problems = vec![Problem {
-                    keeps_last_good: !self.objects.is_empty(),
-                    ..mk_problem(path, format!("cannot be read: {error}"))
-                }];
-            }
-        }
-    }
-
-    fn parse(&mut self, path: &Path, documents: Vec<Document>) {
-        let mut objects = BTreeMap::new();
-        let mut problems = Vec::new();
-        let mut has_unknown = false;
-        for Document { line, content } in documents {
-            let values = match content {
-                Ok(value) => object::expand(value),
-                Err(error) => {
-                    has_unknown = true;
-                    problems.push(yaml_problem(path, line, &error));
-                    continue;
-                }
-            };
-            for value in values {
-                match object::parse(value) {
-                    Ok(object) => {
-                        let reference = object.reference();
-                        match objects.entry(reference) {
-                            Entry::Vacant(place) => {
-                                place.insert((line, Arc::new(object)));
-                            }
-                            Entry::Occupied(place) => problems.push(Problem {
-                                line: Some(line),
-                                object: Some(place.key().to_string()),
-                                fix: Some("remove one of the two".to_owned()),
-                                ..mk_problem(path, "defined twice in this file".to_owned())
-                            }),
-                        }
-                    }
-                    Err(error) => {
-                        let kept = self.kept(&error);
-                        let problem = object_problem(path, line, &error, kept.is_some());
-                        has_unknown |= error.name.is_none() && !problem.is_foreign;
-                        problems.push(problem);
-                        objects.extend(kept);
-                    }
-                }
-            }
-        }
-        if has_unknown {
-            // A document that cannot be told apart may be any of those that are missing.
-            let kept_any = self.objects.keys().any(|held| !objects.contains_key(held));
-            for (reference, held) in std::mem::take(&mut self.objects) {
-                objects.entry(reference).or_insert(held);
-            }
-            for problem in problems.iter_mut().filter(|problem| problem.object.is_none()) {
-                problem.keeps_last_good = kept_any;
-            }
-        }
-        self.objects = objects;
-        self.problems = problems;
-    }
-
-    /// The last good version of an object that is refused.
-    fn kept(&self, error: &ObjectError) -> Option<(ObjectRef, (usize, Arc<Object>))> {
-        let name = error.name.as_deref()?;
-        self.objects
-            .iter()
-            .find(|(held, _)| {
-                held.kind.to_string() == error.kind
-                    && held.namespace.as_deref() == error.namespace.as_deref()
-                    && &*held.name == name
-            })
-            .map(|(held, kept)| (held.clone(), kept.clone()))
-    }
+/// What stands under the roots. What cannot be listed is told of and takes nothing else with it.
+struct Listing<'a> {
+    known: &'a BTreeMap<PathBuf, File>,
+    files: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    /// Directories by device and inode: links can lead to one that was seen.
+    visited: BTreeSet<(u64, u64)>,
+    problems: Vec<Problem>,
 }
 
-/// Whether an object of an unknown kind is meant to be a policy: passing one over in silence would
-/// leave its pods open.
-fn is_policy_like(error: &ObjectError) -> bool {
-    error.kind.contains("Polic")
-}
+impl Listing<'_> {
+    fn visit(&mut self, path: &Path, depth: usize) {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            // A file that vanishes between listing and reading.
+            Err(_) if depth > 0 && fs::symlink_metadata(path).is_err() => return,
+            Err(error) => return self.fail(path, &format!("cannot be read: {error}")),
+        };
+        if !metadata.is_dir() {
+            if depth == 0 || is_manifest(path) {
+                self.add(path);
+            }
+            return;
+        }
+        if !self.visited.insert((metadata.dev(), metadata.ino())) {
+            return;
+        }
+        self.directories.insert(path.to_owned());
+        if depth >= DEPTH_MAX {
+            return self.fail(path, &format!("more than {DEPTH_MAX} directories deep: not read"));
+        }
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        match entries {
+            Ok(entries) => {
+                let mut names: Vec<_> =
+                    entries.into_iter().map(|entry| entry.file_name()).collect();
+                names.sort();
+                for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
+                    self.visit(&path.join(name), depth + 1);
+                }
+            }
+            Err(error) => self.fail(path, &format!("cannot be listed: {error}")),
+        }
+    }
 
-fn visit(
-    path: &Path,
-    depth: usize,
-    see: &mut dyn FnMut(&Path, bool) -> io::Result<()>,
-) -> io::Result<()> {
-    let is_directory = match fs::metadata(path) {
-        Ok(metadata) => metadata.is_dir(),
-        // A file that vanishes between listing and reading, or a link to nowhere.
-        Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    see(path, is_directory)?;
-    if is_directory && depth < DEPTH_MAX {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-                visit(&entry.path(), depth + 1, see)?;
+    fn add(&mut self, path: &Path) {
+        if self.files.len() < FILES_MAX {
+            self.files.insert(path.to_owned());
+        } else if !self.files.contains(path) {
+            let reason = format!("more than {FILES_MAX} files: the rest is not read");
+            let root = path.parent().unwrap_or(path);
+            let problem = Problem::new(root, ProblemKind::Unreadable, &reason);
+            if self.problems.last() != Some(&problem) {
+                self.problems.push(problem);
             }
         }
     }
-    Ok(())
+
+    /// What cannot be seen has not vanished.
+    fn fail(&mut self, path: &Path, reason: &str) {
+        self.problems.push(Problem::new(path, ProblemKind::Unreadable, reason));
+        self.files.extend(self.known.keys().filter(|known| known.starts_with(path)).cloned());
+    }
 }
 
 fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn mk_problem(file: &Path, reason: String) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        line: None,
-        object: None,
-        field: None,
-        reason,
-        fix: None,
-        keeps_last_good: false,
-        is_foreign: false,
-    }
-}
-
-fn yaml_problem(file: &Path, document_line: usize, error: &YamlError) -> Problem {
-    let line = if let YamlError::Syntax { line, .. } = error { *line } else { document_line };
-    Problem { line: Some(line), ..mk_problem(file, error.to_string()) }
-}
-
-fn object_problem(file: &Path, line: usize, error: &ObjectError, kept: bool) -> Problem {
-    let object = error.name.as_deref().map(|name| match &error.namespace {
-        Some(namespace) => format!("{} {namespace}/{name}", error.kind),
-        None => format!("{} {name}", error.kind),
-    });
-    Problem {
-        line: Some(line),
-        object,
-        field: error.field().map(str::to_owned),
-        fix: error.fix(),
-        keeps_last_good: kept,
-        is_foreign: error.is_unsupported_kind() && !is_policy_like(error),
-        ..mk_problem(file, error.error.problem.to_string())
-    }
 }

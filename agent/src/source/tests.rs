@@ -56,12 +56,19 @@ fn a_bad_object_is_told_once_with_file_line_object_field_and_fix() {
     scratch.write("all.yaml", &format!("{POD}---\n{}", policy("p", "  egres: []\n")));
     let mut directory = Directory::new([scratch.0.clone()]);
     let (upserts, _, problems) = look(&mut directory);
-    assert_eq!(upserts, ["Pod shop/a"], "the rest of the file counts");
+    let expected = ["Pod shop/a", "EgressPolicy shop/p"];
+    assert_eq!(upserts, expected, "the rest of the file counts, and the pods are closed");
+    assert_eq!(directory.object_count(), 1, "what stands in is not counted");
     let [problem] = problems.as_slice() else { panic!("{problems:?}") };
-    for part in ["all.yaml:5", "EgressPolicy shop/p", "spec.egres", "unknown", "`egress`"] {
+    for part in ["all.yaml:10", "EgressPolicy shop/p", "spec.egres", "unknown", "`egress`"] {
         assert!(problem.contains(part), "{part} is missing in: {problem}");
     }
+    assert!(problem.contains("its pods are closed"), "{problem}");
     assert_eq!(look(&mut directory).2, none(), "not a second time");
+    scratch.write("all.yaml", &format!("{POD}---\n{}", policy("p", "  egress: []\n")));
+    let (upserts, removals, _) = look(&mut directory);
+    assert_eq!((upserts, removals), (vec!["EgressPolicy shop/p".to_owned()], none()), "mended");
+    assert_eq!(directory.object_count(), 2);
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn lists_are_read_and_foreign_kinds_passed_over() {
     let mut directory = Directory::new([scratch.0.clone()]);
     assert_eq!(look(&mut directory).0, ["Namespace shop"]);
     let problems: Vec<&Problem> = directory.problems().collect();
-    assert!(problems.iter().all(|problem| problem.is_foreign), "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.is_foreign()), "{problems:?}");
 }
 
 #[test]
@@ -123,7 +130,7 @@ fn a_policy_of_an_unknown_dialect_is_no_foreign_object() {
         .write("x.yaml", "apiVersion: example.com/v1\nkind: FirewallPolicy\nmetadata: {name: x}\n");
     let mut directory = Directory::new([scratch.0.clone()]);
     look(&mut directory);
-    assert!(directory.problems().all(|problem| !problem.is_foreign));
+    assert!(directory.problems().all(|problem| !problem.is_foreign()));
     assert_eq!(directory.problems().count(), 1);
 }
 

@@ -17,9 +17,11 @@ pub const DOCUMENTS_MAX: usize = 100_000;
 
 /// One document of a file.
 #[derive(Debug, PartialEq)]
-pub struct Document {
-    /// Line of the file that its first content is on, counted from one.
+pub struct Document<'a> {
+    /// Line of the file that its text begins on, counted from one.
     pub line: usize,
+    /// Its text, as far as it is text.
+    pub text: &'a str,
     /// What it holds, or why it could not be read.
     pub content: Result<Value, YamlError>,
 }
@@ -27,12 +29,19 @@ pub struct Document {
 /// Why a document could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum YamlError {
-    /// The file is no UTF-8.
-    #[error("not UTF-8 text at byte {offset}")]
+    /// The document is no UTF-8.
+    #[error("not UTF-8 text: the octet {octet:#04x} in column {column}")]
     Encoding {
-        /// Where.
-        offset: usize,
+        /// Line of the file, counted from one.
+        line: usize,
+        /// Octets before it on its line, and one.
+        column: usize,
+        /// The first octet that is none.
+        octet: u8,
     },
+    /// The file is UTF-16.
+    #[error("UTF-16 text")]
+    Utf16,
     /// Too large to be read.
     #[error("{size} bytes, at most {limit} are read")]
     TooLarge {
@@ -52,47 +61,84 @@ pub enum YamlError {
     Syntax {
         /// Line of the file, counted from one.
         line: usize,
+        /// Column, counted from one.
+        column: usize,
         /// What the parser said, on one line.
         message: String,
     },
 }
 
-/// Reads all documents of a file; empty ones are left out.
-pub fn documents(bytes: &[u8]) -> Vec<Document> {
-    let failed = |error| vec![Document { line: 1, content: Err(error) }];
-    if bytes.len() > FILE_MAX {
-        return failed(YamlError::TooLarge { size: bytes.len(), limit: FILE_MAX });
+impl YamlError {
+    /// Line and column that reading ended at, both counted from one.
+    pub(super) fn place(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Encoding { line, column, .. } | Self::Syntax { line, column, .. } => {
+                Some((*line, *column))
+            }
+            Self::Utf16 | Self::TooLarge { .. } | Self::TooMany { .. } => None,
+        }
     }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(error) => return failed(YamlError::Encoding { offset: error.valid_up_to() }),
+
+    /// What to do.
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            Self::Encoding { .. } | Self::Utf16 => Some("save the file as UTF-8".to_owned()),
+            Self::TooLarge { .. } | Self::TooMany { .. } => Some("split it".to_owned()),
+            Self::Syntax { .. } => None,
+        }
+    }
+}
+
+/// Reads the documents of a file one by one; empty ones are left out.
+pub fn documents(bytes: &[u8]) -> impl Iterator<Item = Document<'_>> {
+    let failed = |error| Some(Document { line: 1, text: "", content: Err(error) });
+    let whole = if bytes.len() > FILE_MAX {
+        failed(YamlError::TooLarge { size: bytes.len(), limit: FILE_MAX })
+    } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        failed(YamlError::Utf16)
+    } else {
+        None
     };
-    let mut documents = Vec::new();
-    for piece in pieces(text) {
-        if documents.len() >= DOCUMENTS_MAX {
-            let error = YamlError::TooMany { limit: DOCUMENTS_MAX };
-            documents.push(Document { line: piece.line, content: Err(error) });
-            break;
-        }
-        match parse(&piece) {
-            Ok(Value::Null) => {}
-            content => documents.push(Document { line: piece.first_content(), content }),
-        }
-    }
-    documents
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let pieces = if whole.is_some() { Vec::new() } else { pieces(bytes) };
+    let documents = pieces.into_iter().enumerate().take(DOCUMENTS_MAX + 1);
+    whole.into_iter().chain(documents.filter_map(|(index, piece)| piece.read(index)))
 }
 
 /// Text between two document markers.
 struct Piece<'a> {
-    text: &'a str,
-    /// Line of the file that `text` begins on, counted from one.
+    bytes: &'a [u8],
+    /// Line of the file that `bytes` begins on, counted from one.
     line: usize,
 }
 
-impl Piece<'_> {
-    fn first_content(&self) -> usize {
-        let skipped = self.text.lines().take_while(|line| is_blank(line)).count();
-        self.line + skipped
+impl<'a> Piece<'a> {
+    /// The document; `None` for one that says nothing.
+    fn read(&self, index: usize) -> Option<Document<'a>> {
+        let (text, encoding) = match std::str::from_utf8(self.bytes) {
+            Ok(text) => (text, Ok(())),
+            Err(error) => {
+                let (good, bad) = self.bytes.split_at(error.valid_up_to());
+                let before = good.split(|octet| *octet == b'\n').next_back().unwrap_or_default();
+                let error = YamlError::Encoding {
+                    line: self.line + good.iter().filter(|octet| **octet == b'\n').count(),
+                    column: before.len() + 1,
+                    octet: bad.first().copied().unwrap_or_default(),
+                };
+                (std::str::from_utf8(good).unwrap_or_default(), Err(error))
+            }
+        };
+        // Lines before the first content say nothing about where it is.
+        let skipped: usize =
+            text.split_inclusive('\n').take_while(|line| is_blank(line)).map(str::len).sum();
+        let line = self.line + text[..skipped].matches('\n').count();
+        let text = &text[skipped..];
+        let content = if index >= DOCUMENTS_MAX {
+            Err(YamlError::TooMany { limit: DOCUMENTS_MAX })
+        } else {
+            encoding.and_then(|()| parse(text, line))
+        };
+        (content != Ok(Value::Null)).then_some(Document { line, text, content })
     }
 }
 
@@ -101,33 +147,36 @@ fn is_blank(line: &str) -> bool {
     line.is_empty() || line.starts_with('#')
 }
 
-/// Cuts `text` at lines that begin with a document marker: in YAML no scalar can hold one at the
+fn says_nothing(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.is_empty() || line.starts_with(b"#") || line.starts_with(b"%")
+}
+
+/// Cuts the text at lines that begin with a document marker: in YAML no scalar can hold one at the
 /// start of a line (YAML 1.2.2 section 9.1.2).
-fn pieces(text: &str) -> Vec<Piece<'_>> {
+fn pieces(bytes: &[u8]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut start, mut start_line) = (0, 1);
     let mut at = 0;
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        let next = at + line.len();
-        let bare = line.trim_end_matches(['\n', '\r']);
-        let marker = ["---", "..."].into_iter().find(|marker| {
-            bare.strip_prefix(marker)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+    for (index, line) in bytes.split_inclusive(|octet| *octet == b'\n').enumerate() {
+        let is_marker = [&b"---"[..], b"..."].into_iter().any(|marker| {
+            line.strip_prefix(marker)
+                .is_some_and(|rest| rest.first().is_none_or(|octet| b" \t\r\n".contains(octet)))
         });
-        if marker.is_some() {
-            pieces.push(Piece { text: &text[start..at], line: start_line });
+        if is_marker {
+            pieces.push(Piece { bytes: &bytes[start..at], line: start_line });
             (start, start_line) = (at + 3, index + 1);
         }
-        at = next;
+        at += line.len();
     }
-    pieces.push(Piece { text: &text[start..], line: start_line });
-    pieces.retain(|piece| piece.text.lines().any(|line| !is_blank(line) && !line.starts_with('%')));
+    pieces.push(Piece { bytes: &bytes[start..], line: start_line });
+    pieces.retain(|piece| !piece.bytes.split(|octet| *octet == b'\n').all(says_nothing));
     pieces
 }
 
-fn parse(piece: &Piece<'_>) -> Result<Value, YamlError> {
-    if piece.text.len() > DOCUMENT_MAX {
-        return Err(YamlError::TooLarge { size: piece.text.len(), limit: DOCUMENT_MAX });
+fn parse(text: &str, first_line: usize) -> Result<Value, YamlError> {
+    if text.len() > DOCUMENT_MAX {
+        return Err(YamlError::TooLarge { size: text.len(), limit: DOCUMENT_MAX });
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -143,11 +192,14 @@ fn parse(piece: &Piece<'_>) -> Result<Value, YamlError> {
         strict_booleans: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(piece.text, options).map_err(|error| {
-        let inside = error.location().map_or(1, |l| usize::try_from(l.line()).unwrap_or(1));
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let counted = |number: u64| usize::try_from(number).unwrap_or(1).max(1);
+        let (line, column) =
+            error.location().map_or((1, 1), |at| (counted(at.line()), counted(at.column())));
         let message = error.without_snippet().to_string();
         YamlError::Syntax {
-            line: piece.line + inside.max(1) - 1,
+            line: first_line + line - 1,
+            column,
             message: message.split_whitespace().collect::<Vec<_>>().join(" "),
         }
     })
@@ -160,7 +212,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Vec<(usize, Result<Value, YamlError>)> {
-        documents(text.as_bytes()).into_iter().map(|d| (d.line, d.content)).collect()
+        documents(text.as_bytes()).map(|d| (d.line, d.content)).collect()
     }
 
     #[test]
@@ -231,8 +283,12 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_text_is_refused() {
-        let read = documents(&[b'a', 0xff, 0xfe]);
-        assert_eq!(read[0].content, Err(YamlError::Encoding { offset: 1 }));
+        let read: Vec<_> =
+            documents(b"a: 1\n---\nb: x\xff\n---\nc: 3\n").map(|d| d.content).collect();
+        let error = YamlError::Encoding { line: 3, column: 5, octet: 0xff };
+        assert_eq!(read, [Ok(json!({"a": 1})), Err(error), Ok(json!({"c": 3}))]);
+        let read: Vec<_> = documents(&[0xff, 0xfe, b'a', 0]).map(|d| d.content).collect();
+        assert_eq!(read, [Err(YamlError::Utf16)]);
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn documents() -> Vec<Value> {
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         let read: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_default();
-        documents.extend(read.into_iter().flat_map(object::expand));
+        let expanded = read.into_iter().flat_map(object::expand);
+        documents.extend(expanded.map(|(_, document)| document));
     }
     documents.retain(|document| object::parse(document.clone()).is_ok());
     assert!(documents.len() > 100, "{} documents", documents.len());

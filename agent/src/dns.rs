@@ -1,30 +1,35 @@
 //! Between the DNS proxy and the state's owner: answers are learned before they leave, and every
 //! decision is recorded.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use namegate_dns_proxy::learner::{
-    LearnError, Learned, Learner, Learning, Lesson, Withheld as ProxyWithheld,
+    LearnError, Learned, Learner, Learning, Lesson, TaughtAddress, Withheld as ProxyWithheld,
 };
 use namegate_dns_proxy::record::{DecisionLog, DecisionRecord, DnsVerdict, Transport};
+use namegate_policy::learned::Place;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::{
     AnsweredAddress, AuditLog, DnsRecord, EndpointLabel, NotOpenedAddress, PolicyLabel, Query,
     Record,
 };
-use crate::state::Withheld;
+use crate::state::{Taught, TeachError, Withheld};
 
-/// Lessons that wait for the state's owner at most.
-const LESSONS_MAX: usize = 4_096;
+/// Batches of lessons that wait for the state's owner at most.
+const BATCHES_MAX: usize = 1_024;
 
-/// A lesson and where its outcome goes.
+/// What became of each lesson of a batch.
+pub type Outcomes = Vec<Result<Learned, LearnError>>;
+
+/// Lessons and where their outcomes go.
 #[derive(Debug)]
 pub struct LessonRequest {
-    /// What an answer teaches.
-    pub lesson: Lesson,
+    /// What answers teach.
+    pub lessons: Vec<Lesson>,
     /// Who waits.
-    pub outcome: oneshot::Sender<Result<Learned, LearnError>>,
+    pub outcomes: oneshot::Sender<Outcomes>,
 }
 
 /// Hands lessons to the state's owner and awaits it.
@@ -34,25 +39,53 @@ pub struct LessonDesk(mpsc::Sender<LessonRequest>);
 impl LessonDesk {
     /// A desk, and where its lessons come out.
     pub fn new() -> (Self, mpsc::Receiver<LessonRequest>) {
-        let (requests, lessons) = mpsc::channel(LESSONS_MAX);
+        let (requests, lessons) = mpsc::channel(BATCHES_MAX);
         (Self(requests), lessons)
     }
 }
 
 impl Learner for LessonDesk {
-    fn learn(&self, lesson: Lesson) -> Learning {
+    fn learn(&self, lessons: Vec<Lesson>) -> Learning {
         let requests = self.0.clone();
         Box::pin(async move {
-            let (outcome, learned) = oneshot::channel();
-            let request = LessonRequest { lesson, outcome };
-            requests.send(request).await.map_err(|_| LearnError::Stopped)?;
-            learned.await.map_err(|_| LearnError::Stopped)?
+            let (outcomes, learned) = oneshot::channel();
+            // A lesson without an outcome has failed, which is what an agent that ends means.
+            match requests.send(LessonRequest { lessons, outcomes }).await {
+                Ok(()) => learned.await.unwrap_or_default(),
+                Err(_) => Outcomes::new(),
+            }
         })
     }
 }
 
+/// What the proxy is told of a lesson, given the addresses that could not be written.
+pub fn outcome(
+    lesson: &Lesson,
+    taught: Result<Taught, TeachError>,
+    unwritten: &BTreeSet<Place>,
+) -> Result<Learned, LearnError> {
+    let taught = match taught {
+        Ok(taught) => taught,
+        Err(TeachError::Stale) => return Err(LearnError::Stale),
+        Err(error @ TeachError::Limit(_)) => {
+            tracing::warn!(%error, "an answer was not learned");
+            return Err(LearnError::Full);
+        }
+    };
+    let identity = lesson.client.identity;
+    let is_unwritten = |taught: &TaughtAddress| unwritten.contains(&(identity, taught.address));
+    if !unwritten.is_empty() && lesson.addresses.iter().any(is_unwritten) {
+        return Err(LearnError::Full);
+    }
+    let withheld_of = |(address, reason)| (address, withheld(reason));
+    Ok(Learned {
+        kept_for: taught.open_until.map(|until| until.since(lesson.now)),
+        withheld: taught.withheld.into_iter().map(withheld_of).collect(),
+    })
+}
+
 /// The proxy's word for why an address was not opened.
-pub fn withheld(reason: Withheld) -> ProxyWithheld {
+fn withheld(reason: Withheld) -> ProxyWithheld {
     match reason {
         Withheld::NoRule => ProxyWithheld::NoRule,
         Withheld::NotOpened(reason) => ProxyWithheld::Address(reason),

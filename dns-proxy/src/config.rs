@@ -1,6 +1,7 @@
 //! What the proxy is told at its start, and what can go wrong then.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::record::Transport;
@@ -131,6 +132,8 @@ pub struct Config {
     /// for each letter that a forger has to guess. A resolver that does not repeat it is asked over
     /// TCP.
     pub shuffles_case: bool,
+    /// Threads that serve UDP; `None` for one a processor.
+    pub workers: Option<NonZeroUsize>,
 }
 
 /// Why the proxy cannot stand in for a resolver.

@@ -9,7 +9,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds one.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The count.
@@ -60,6 +65,8 @@ counters! {
     dropped_client_rate = "dropped-client-rate",
     /// Answers that found no room in the socket's send buffer.
     dropped_send = "dropped-send",
+    /// Messages over a client's share of what waits for the worker.
+    dropped_client_queue = "dropped-client-queue",
     /// Answers of a client whose address belongs to another endpoint or to none.
     dropped_client_gone = "dropped-client-gone",
     /// Messages that are no well-formed query.
@@ -114,4 +121,6 @@ counters! {
     lessons = "lessons",
     /// Lessons that failed.
     lessons_failed = "lessons-failed",
+    /// Queries whose handling panicked.
+    panics = "panics",
 }

@@ -3,8 +3,11 @@
 //! The order is the crate's promise and is kept here alone: a reply with an upstream's addresses is
 //! made in [`Lecture::finish`], which takes the learner's outcome as an argument.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 
 use namegate_policy::dns::{ClauseSet, NameDecision, RefuseWith};
 use namegate_policy::rule::Origin;
@@ -83,13 +86,13 @@ pub(crate) enum Conclusion {
     Drop,
     /// This is sent.
     Reply(Vec<u8>),
-    /// The learner is awaited first.
-    Learn(Learning, Box<Lecture>),
+    /// The learner is taught the lesson and awaited first.
+    Learn(Lesson, Box<Lecture>),
 }
 
 /// An answer that waits for the learner.
 pub(crate) struct Lecture {
-    ask: Ask,
+    pub(crate) ask: Ask,
     message: Vec<u8>,
     answer: Answer,
     origin: Source,
@@ -100,6 +103,16 @@ pub(crate) struct Lecture {
 impl Core {
     /// Attributes, reads and decides about one message. Shedding comes before parsing.
     pub(crate) fn admit(&self, arrival: &Arrival<'_>) -> Admission {
+        self.guarded(|| self.try_admit(arrival)).unwrap_or_else(|Panicked| {
+            let query = self.guarded(|| gate::read(arrival.message).ok()).ok().flatten();
+            query.map_or(Admission::Drop, |query| {
+                let payload = self.limits.udp_payload;
+                Admission::Reply(reply::own(&query, Rcode::SERVFAIL, None, payload))
+            })
+        })
+    }
+
+    fn try_admit(&self, arrival: &Arrival<'_>) -> Admission {
         let counters = &self.counters;
         match arrival.transport {
             Transport::Udp => counters.udp_messages.increment(),
@@ -154,11 +167,29 @@ impl Core {
     }
 
     /// Takes an upstream's answer, or why there is none, and says what happens next.
-    pub(crate) fn conclude(&self, mut ask: Ask, outcome: Resolution, now: Timestamp) -> Conclusion {
-        match self.confirm(&mut ask, now) {
+    pub(crate) fn conclude(&self, ask: Ask, outcome: Resolution, now: Timestamp) -> Conclusion {
+        let mut place = Some(ask);
+        match self.guarded(|| self.try_conclude(&mut place, outcome, now)) {
+            Ok(conclusion) => conclusion.unwrap_or(Conclusion::Drop),
+            Err(Panicked) => place.map_or(Conclusion::Drop, |ask| {
+                let failed = self.guarded(|| self.fail(&ask, DnsFailure::Internal, now));
+                failed.map_or(Conclusion::Drop, Conclusion::Reply)
+            }),
+        }
+    }
+
+    /// Leaves the ask in its place until nothing more can go wrong.
+    fn try_conclude(
+        &self,
+        place: &mut Option<Ask>,
+        outcome: Resolution,
+        now: Timestamp,
+    ) -> Option<Conclusion> {
+        let ask = place.as_mut()?;
+        match self.confirm(ask, now) {
             Confirmation::Stands => {}
-            Confirmation::Gone => return Conclusion::Drop,
-            Confirmation::Refused(reply) => return Conclusion::Reply(reply),
+            Confirmation::Gone => return Some(Conclusion::Drop),
+            Confirmation::Refused(reply) => return Some(Conclusion::Reply(reply)),
         }
         let (message, origin) = match outcome {
             Resolution::Upstream(message) => (message, Source::Upstream),
@@ -168,7 +199,7 @@ impl Core {
                     self.counters.cache_stale.increment();
                     (message, Source::Stale(failure))
                 }
-                None => return Conclusion::Reply(self.fail(&ask, failure, now)),
+                None => return Some(Conclusion::Reply(self.fail(ask, failure, now))),
             },
         };
         let mut answer = match answer::read(&message, &ask.query) {
@@ -179,7 +210,7 @@ impl Core {
                     AnswerError::Malformed => DnsFailure::MalformedAnswer,
                     AnswerError::Truncated => DnsFailure::TruncatedAnswer,
                 };
-                return Conclusion::Reply(self.fail(&ask, failure, now));
+                return Some(Conclusion::Reply(self.fail(ask, failure, now)));
             }
         };
         if matches!(origin, Source::Upstream) {
@@ -187,19 +218,38 @@ impl Core {
         }
         let kept = answer.addresses.len().min(self.limits.answer_addresses);
         let surplus = answer.addresses.split_off(kept);
-        let lecture = Box::new(Lecture { ask, message, answer, origin, surplus, now });
-        if lecture.answer.addresses.is_empty() {
-            return Conclusion::Reply(lecture.finish(self, Ok(Learned::default()), now));
-        }
-        self.counters.lessons.increment();
-        let lesson = Lesson {
-            client: Arc::clone(&lecture.ask.client),
-            name: lecture.ask.query.name.clone(),
-            clauses: lecture.ask.allowance.clauses.clone(),
-            addresses: lecture.answer.addresses.clone(),
+        let lesson = (!answer.addresses.is_empty()).then(|| Lesson {
+            client: Arc::clone(&ask.client),
+            name: ask.query.name.clone(),
+            clauses: ask.allowance.clauses.clone(),
+            addresses: answer.addresses.clone(),
             now,
-        };
-        Conclusion::Learn(self.learner.learn(lesson), lecture)
+        });
+        let ask = place.take()?;
+        let lecture = Box::new(Lecture { ask, message, answer, origin, surplus, now });
+        Some(match lesson {
+            None => Conclusion::Reply(lecture.finish(self, Ok(Learned::default()), now)),
+            Some(lesson) => {
+                self.counters.lessons.increment();
+                Conclusion::Learn(lesson, lecture)
+            }
+        })
+    }
+
+    /// Hands lessons to the learner. One that panics has learned nothing.
+    pub(crate) fn teach(&self, lessons: Vec<Lesson>) -> Learning {
+        let learning = self.guarded(|| self.learner.learn(lessons));
+        let mut learning =
+            learning.unwrap_or_else(|Panicked| Box::pin(std::future::ready(Vec::new())));
+        let counters = Arc::clone(&self.counters);
+        Box::pin(poll_fn(move |cx| {
+            guarded(&counters, || learning.as_mut().poll(cx))
+                .unwrap_or_else(|Panicked| Poll::Ready(Vec::new()))
+        }))
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+        guarded(&self.counters, work)
     }
 
     /// Whether the endpoint and its policy still stand behind the decision about `ask`.
@@ -302,6 +352,18 @@ enum Source {
     Stale(DnsFailure),
 }
 
+/// Something went wrong that nobody foresaw; the panic hook has said what.
+struct Panicked;
+
+/// Does `work`; a panic in it ends one query and not the thread.
+fn guarded<T>(counters: &Counters, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    // What the work changes is atomic, behind locks that outlive a panic, or the query's own.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        counters.panics.increment();
+        Panicked
+    })
+}
+
 enum Confirmation {
     Stands,
     Gone,
@@ -339,7 +401,18 @@ impl Ask {
 impl Lecture {
     /// Makes the reply once the learner is done.
     pub(crate) fn finish(
-        self,
+        mut self,
+        core: &Core,
+        outcome: Result<Learned, LearnError>,
+        now: Timestamp,
+    ) -> Vec<u8> {
+        core.guarded(|| self.try_finish(core, outcome, now)).unwrap_or_else(|Panicked| {
+            reply::own(&self.ask.query, Rcode::SERVFAIL, None, core.limits.udp_payload)
+        })
+    }
+
+    fn try_finish(
+        &mut self,
         core: &Core,
         outcome: Result<Learned, LearnError>,
         now: Timestamp,
@@ -378,7 +451,7 @@ impl Lecture {
             ..self.ask.record(verdict, self.answer.rcode, now)
         });
         reply::release(
-            self.message,
+            std::mem::take(&mut self.message),
             &self.answer,
             &self.ask.query,
             ttl_max,

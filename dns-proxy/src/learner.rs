@@ -88,15 +88,21 @@ pub enum LearnError {
     Write(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The outcome of a lesson, awaited.
-pub type Learning = Pin<Box<dyn Future<Output = Result<Learned, LearnError>> + Send>>;
+/// The outcomes of lessons, one for each in their order, awaited.
+pub type Learning = Pin<Box<dyn Future<Output = Vec<Result<Learned, LearnError>>> + Send>>;
 
-/// Opens the addresses of an answer before the answer leaves.
+/// Opens the addresses of answers before the answers leave.
 pub trait Learner: Send + Sync {
-    /// Opens `lesson`'s addresses for the identity that asked. The answer is released when the
-    /// future resolves to `Ok`, and not before: no time-out lets an answer through.
+    /// Opens the addresses of every lesson for the identity that asked. An answer is released when the
+    /// future resolves to `Ok` for its lesson, and not before: no time-out lets an answer through, and
+    /// a lesson without an outcome has failed.
     ///
-    /// The future is polled at once on the thread that received the answer; one that is ready then
-    /// costs no task switch.
-    fn learn(&self, lesson: Lesson) -> Learning;
+    /// A worker brings the lessons of all answers that it found at once. The future is polled at once
+    /// on the worker's thread; one that is ready then costs no task switch.
+    fn learn(&self, lessons: Vec<Lesson>) -> Learning;
+}
+
+/// The outcome of the only lesson of `learning`.
+pub(crate) async fn only(learning: Learning) -> Result<Learned, LearnError> {
+    learning.await.pop().unwrap_or(Err(LearnError::Stopped))
 }

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod batch;
 mod cache;
 pub mod clients;
 mod clock;
@@ -23,6 +24,7 @@ pub mod frame;
 pub mod gate;
 pub mod learner;
 mod limits;
+mod poller;
 pub mod record;
 mod reply;
 mod resolve;

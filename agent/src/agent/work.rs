@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use namegate_dns_proxy::Proxy;
-use namegate_dns_proxy::learner::{LearnError, Learned};
+use namegate_dns_proxy::learner::Lesson;
 use namegate_egress_bpf::abi::NameKey;
 use namegate_egress_bpf::compile::NameWrites;
 use namegate_egress_bpf::datapath::Datapath;
@@ -215,42 +215,28 @@ impl Agent {
         }
     }
 
-    /// Opens the addresses of an answer; the proxy holds the answer back until it hears the outcome.
-    fn teach(&mut self, LessonRequest { lesson, outcome }: LessonRequest) {
-        let answer = Answer {
-            identity: lesson.client.identity,
-            name: lesson.name,
-            clauses: lesson.clauses,
-            addresses: lesson.addresses.iter().map(|taught| (taught.address, taught.ttl)).collect(),
-        };
-        let learned = match self.state.teach(&answer, lesson.now) {
-            Ok((effects, taught)) => {
-                self.registry.update(&self.state, &effects);
-                self.remembered_is_behind = true;
-                let written = self.apply.apply(effects);
-                let is_open = written.unwritten.is_empty();
-                self.note(written);
-                if is_open {
-                    Ok(Learned {
-                        kept_for: taught.open_until.map(|until| until.since(lesson.now)),
-                        withheld: taught
-                            .withheld
-                            .into_iter()
-                            .map(|(address, reason)| (address, dns::withheld(reason)))
-                            .collect(),
-                    })
-                } else {
-                    Err(LearnError::Full)
-                }
-            }
-            Err(crate::state::TeachError::Stale) => Err(LearnError::Stale),
-            Err(error @ crate::state::TeachError::Limit(_)) => {
-                tracing::warn!(%error, "an answer was not learned");
-                Err(LearnError::Full)
-            }
-        };
-        // The proxy gave up on this query: what was opened stays open until its deadline.
-        let _ = outcome.send(learned);
+    /// Opens the addresses of answers with one batch of writes; the proxy holds the answers back until
+    /// it hears the outcomes.
+    fn teach(&mut self, LessonRequest { lessons, outcomes }: LessonRequest) {
+        let mut effects = Effects::default();
+        let taught: Vec<_> = lessons
+            .iter()
+            .map(|lesson| {
+                let (caused, taught) = self.state.teach(&answer(lesson), lesson.now)?;
+                effects.absorb(caused);
+                Ok(taught)
+            })
+            .collect();
+        self.registry.update(&self.state, &effects);
+        self.remembered_is_behind = true;
+        let written = self.apply.apply(effects);
+        let learned = lessons.iter().zip(taught);
+        let learned = learned
+            .map(|(lesson, taught)| dns::outcome(lesson, taught, &written.unwritten))
+            .collect();
+        self.note(written);
+        // The proxy gave up on these queries: what was opened stays open until its deadline.
+        let _ = outcomes.send(learned);
     }
 
     async fn sweep(&mut self) {
@@ -319,6 +305,15 @@ impl Agent {
             tracing::error!(failure = %failure, "cannot be enforced yet; tried again every second");
         }
         self.last_failures = failures;
+    }
+}
+
+fn answer(lesson: &Lesson) -> Answer {
+    Answer {
+        identity: lesson.client.identity,
+        name: lesson.name.clone(),
+        clauses: lesson.clauses.clone(),
+        addresses: lesson.addresses.iter().map(|taught| (taught.address, taught.ttl)).collect(),
     }
 }
 

@@ -6,5 +6,6 @@ pub(crate) mod entropy;
 pub(crate) mod exchanges;
 pub(crate) mod ports;
 pub(crate) mod servers;
+pub(crate) mod sockets;
 pub(crate) mod tcp;
 pub(crate) mod udp;

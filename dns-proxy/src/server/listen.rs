@@ -1,56 +1,73 @@
 //! Binding the proxy's addresses, with errors that name them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::runtime::Handle;
+use tokio::net::TcpListener;
 
 use crate::config::StartError;
 use crate::record::Transport;
 
-/// The UDP and the TCP socket of one address.
-pub(super) struct Pair {
+/// The sockets of one address: a UDP socket for each worker, among which the kernel spreads the pods'
+/// sockets, and a TCP socket.
+pub(super) struct Bound {
     pub(super) address: SocketAddr,
-    pub(super) udp: UdpSocket,
+    pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: TcpListener,
 }
 
 /// Room for bursts while the worker is busy; the system may grant less.
-const RECEIVE_BUFFER: usize = 4 << 20;
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for the replies of a turn; the system may grant less.
+const SEND_BUFFER: usize = 2 << 20;
 const BACKLOG: i32 = 256;
 /// Attempts to find a port that is free for both transports where any port will do.
 const ANY_PORT_ATTEMPTS: u32 = 16;
 
-/// Binds both transports on `address`, UDP for the thread of `worker`; where its port is 0, on one free port.
-pub(super) fn bind(address: SocketAddr, worker: &Handle) -> Result<Pair, StartError> {
+/// Binds both transports on `address`, UDP for so many workers; where its port is 0, on one free port.
+pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
     let mut attempts = if address.port() == 0 { ANY_PORT_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
-        match bind_once(address, worker) {
+        match bind_once(address, workers) {
             Err(StartError::AddressInUse { .. }) if attempts > 0 => {}
             done => return done,
         }
     }
 }
 
-fn bind_once(address: SocketAddr, worker: &Handle) -> Result<Pair, StartError> {
-    let udp = bind_udp(address, worker).map_err(|source| error(address, Transport::Udp, source))?;
-    let bound = udp.local_addr().map_err(|source| error(address, Transport::Udp, source))?;
+fn bind_once(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
+    let failed = |source| error(address, Transport::Udp, source);
+    let first = bind_udp(address).map_err(failed)?;
+    let bound = first.local_addr().map_err(failed)?;
+    // Before the other workers' sockets: it is TCP that finds another agent on the port.
     let tcp = bind_tcp(bound).map_err(|source| error(bound, Transport::Tcp, source))?;
-    Ok(Pair { address: bound, udp, tcp })
+    let mut udp = vec![first];
+    for _ in 1..workers {
+        udp.push(bind_udp(bound).map_err(failed)?);
+    }
+    Ok(Bound { address: bound, udp, tcp })
 }
 
-fn bind_udp(address: SocketAddr, worker: &Handle) -> io::Result<UdpSocket> {
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, Protocol::UDP)?;
-    if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
-        tracing::debug!(%address, %error, "receive buffer stays at its default");
-    }
+    socket.set_reuse_port(true)?;
+    grow_buffers(&socket, address);
     socket.bind(&address.into())?;
-    // The worker's thread is the one that waits for this socket.
-    let _worker = worker.enter();
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
+}
+
+/// Beyond the system's limit where the agent has the right to, up to it otherwise.
+fn grow_buffers(socket: &Socket, address: SocketAddr) {
+    let grown = sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER)
+        .map_err(io::Error::from)
+        .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER))
+        .and_then(|()| socket.set_send_buffer_size(SEND_BUFFER));
+    if let Err(error) = grown {
+        tracing::debug!(%address, %error, "a socket's buffers stay at their defaults");
+    }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -1,13 +1,16 @@
 //! The proxy as a running thing: listeners for each resolver slot, started, added, removed, drained.
 
+mod fair;
 mod listen;
 mod tcp;
-mod thread;
-mod udp;
+mod turn;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -16,15 +19,16 @@ use tokio::time::timeout;
 
 use crate::cache::Cache;
 use crate::clients::Clients;
+use crate::clock;
 use crate::config::{Config, ResolverSlot, StartError};
 use crate::counters::Counters;
-use crate::exchange::Core;
-use crate::learner::Learner;
+use crate::exchange::{Ask, Conclusion, Core, Resolution};
+use crate::learner::{self, Learner};
 use crate::limits::Loads;
 use crate::record::DecisionLog;
 use crate::resolve::servers::Servers;
 use crate::resolve::tcp::TcpUpstream;
-use crate::server::thread::WorkerThread;
+use crate::server::worker::{Order, Worker};
 
 /// What the proxy works with: the node's endpoints, the kernel's maps, the audit log.
 #[derive(Clone)]
@@ -40,13 +44,22 @@ pub struct Services {
 /// The running proxy. Dropping it ends it at once; [`Proxy::shutdown`] lets queries under way end.
 pub struct Proxy {
     core: Arc<Core>,
-    slots: Mutex<BTreeMap<u8, Running>>,
-    worker: WorkerThread,
+    slots: Mutex<Slots>,
+    workers: Arc<[Worker]>,
+}
+
+#[derive(Default)]
+struct Slots {
+    running: BTreeMap<u8, Running>,
+    /// The number of the next listening address.
+    line: u16,
 }
 
 /// The listeners of one slot.
 struct Running {
     listening: Vec<SocketAddr>,
+    lines: Vec<u16>,
+    workers: Arc<[Worker]>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     drained: mpsc::Receiver<Guard>,
@@ -59,7 +72,6 @@ enum Guard {}
 #[derive(Clone)]
 struct Slot {
     core: Arc<Core>,
-    worker: Handle,
     tasks: Handle,
     resolver: SocketAddr,
     servers: Arc<Servers>,
@@ -82,8 +94,11 @@ impl Proxy {
             timeouts: config.timeouts,
             shuffles_case: config.shuffles_case,
         });
-        let worker = WorkerThread::start()?;
-        let proxy = Self { core, slots: Mutex::new(BTreeMap::new()), worker };
+        let one_each = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let workers = (0..config.workers.unwrap_or_else(one_each).get())
+            .map(|number| Worker::start(number, Arc::clone(&core), Handle::current()))
+            .collect::<Result<_, _>>()?;
+        let proxy = Self { core, slots: Mutex::default(), workers };
         for resolver in config.resolvers {
             proxy.add_resolver(resolver).await?;
         }
@@ -93,21 +108,20 @@ impl Proxy {
     /// Starts standing in for one more resolver.
     pub async fn add_resolver(&self, resolver: ResolverSlot) -> Result<(), StartError> {
         let mut slots = self.slots.lock().await;
-        if slots.contains_key(&resolver.slot) {
+        if slots.running.contains_key(&resolver.slot) {
             return Err(StartError::SlotTaken { slot: resolver.slot });
         }
         // Everything is bound before anything runs, so that an error leaves nothing behind.
-        let pairs = resolver
+        let all = resolver
             .listen
             .iter()
-            .map(|address| listen::bind(*address, self.worker.handle()))
+            .map(|address| listen::bind(*address, self.workers.len()))
             .collect::<Result<Vec<_>, _>>()?;
         let servers = Arc::new(Servers::new(resolver.resolver, &resolver.alternatives));
         let (stop, stopped) = watch::channel(false);
         let (guard, drained) = mpsc::channel(1);
         let slot = Slot {
             core: Arc::clone(&self.core),
-            worker: self.worker.handle().clone(),
             tasks: Handle::current(),
             resolver: resolver.resolver,
             upstream: Arc::new(TcpUpstream::new(Arc::clone(&self.core), &servers)),
@@ -115,21 +129,32 @@ impl Proxy {
             stop: stopped,
             _guard: guard,
         };
-        let mut running = Running { listening: Vec::new(), stop, tasks: Vec::new(), drained };
-        for pair in pairs {
-            running.listening.push(pair.address);
-            running.tasks.push(udp::spawn(slot.clone(), pair.udp));
-            running.tasks.push(tcp::spawn(slot.clone(), pair.tcp));
+        let mut running = Running {
+            listening: Vec::new(),
+            lines: Vec::new(),
+            workers: Arc::clone(&self.workers),
+            stop,
+            tasks: Vec::new(),
+            drained,
+        };
+        for bound in all {
+            running.listening.push(bound.address);
+            running.lines.push(slots.line);
+            for (worker, listener) in self.workers.iter().zip(bound.udp) {
+                worker.order(Order::Serve(slots.line, listener, Box::new(slot.clone())));
+            }
+            slots.line = slots.line.wrapping_add(1);
+            running.tasks.push(tcp::spawn(slot.clone(), bound.tcp));
         }
         tracing::info!(slot = resolver.slot, resolver = %resolver.resolver, listening = ?running.listening, "standing in for a resolver");
-        slots.insert(resolver.slot, running);
+        slots.running.insert(resolver.slot, running);
         Ok(())
     }
 
     /// Stops standing in for the resolver of `slot` and lets its queries end; says whether there was
     /// one.
     pub async fn remove_resolver(&self, slot: u8) -> bool {
-        let Some(running) = self.slots.lock().await.remove(&slot) else {
+        let Some(running) = self.slots.lock().await.running.remove(&slot) else {
             return false;
         };
         running.drain(self.core.timeouts.drain).await;
@@ -140,7 +165,7 @@ impl Proxy {
     /// Where the proxy listens for the resolver of `slot`, UDP and TCP alike.
     pub async fn listening(&self, slot: u8) -> Vec<SocketAddr> {
         let slots = self.slots.lock().await;
-        slots.get(&slot).map(|running| running.listening.clone()).unwrap_or_default()
+        slots.running.get(&slot).map(|running| running.listening.clone()).unwrap_or_default()
     }
 
     /// What the proxy counts.
@@ -150,9 +175,9 @@ impl Proxy {
 
     /// Takes no more queries, lets those under way end, and ends.
     pub async fn shutdown(self) {
-        let slots = std::mem::take(&mut *self.slots.lock().await);
+        let slots = std::mem::take(&mut self.slots.lock().await.running);
         for running in slots.values() {
-            running.stop.send_replace(true);
+            running.stop();
         }
         for (_, running) in slots {
             running.drain(self.core.timeouts.drain).await;
@@ -161,8 +186,20 @@ impl Proxy {
 }
 
 impl Running {
-    async fn drain(mut self, limit: std::time::Duration) {
+    /// Lets nothing more in.
+    fn stop(&self) {
         self.stop.send_replace(true);
+        for (worker, line) in self
+            .workers
+            .iter()
+            .flat_map(|worker| self.lines.iter().map(move |line| (worker, *line)))
+        {
+            worker.order(Order::Stop(line));
+        }
+    }
+
+    async fn drain(mut self, limit: Duration) {
+        self.stop();
         if timeout(limit, self.drained.recv()).await.is_err() {
             tracing::warn!(listening = ?self.listening, "queries under way were cut off");
         }
@@ -171,8 +208,23 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.stop();
         for task in &self.tasks {
             task.abort();
+        }
+    }
+}
+
+impl Slot {
+    /// The reply to one pod, once the learner is done with it.
+    async fn release(&self, ask: Ask, outcome: Resolution) -> Option<Vec<u8>> {
+        match self.core.conclude(ask, outcome, clock::now()) {
+            Conclusion::Drop => None,
+            Conclusion::Reply(reply) => Some(reply),
+            Conclusion::Learn(lesson, lecture) => {
+                let learned = learner::only(self.core.teach(vec![lesson])).await;
+                Some(lecture.finish(&self.core, learned, clock::now()))
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::Slot;
 use crate::clock;
-use crate::exchange::{Admission, Arrival, Ask, Conclusion, Resolution};
+use crate::exchange::{Admission, Arrival, Ask, Resolution};
 use crate::frame::{self, Framer};
 use crate::record::Transport;
 use crate::reply;
@@ -85,7 +85,7 @@ async fn serve(slot: &Slot, mut stream: TcpStream, source: SocketAddr) -> io::Re
                 Admission::Drop => {}
                 Admission::Reply(reply) => write(&mut stream, &reply, timeouts.tcp_write).await?,
                 Admission::Cached(ask, message) => {
-                    under_way.spawn(release(slot.clone(), *ask, Resolution::Cache(message)));
+                    under_way.spawn(cached(slot.clone(), *ask, message));
                 }
                 Admission::Resolve(ask) => {
                     under_way.spawn(resolve(slot.clone(), *ask));
@@ -132,17 +132,11 @@ async fn resolve(slot: Slot, ask: Ask) -> Option<Vec<u8>> {
         Ok(message) => Resolution::Upstream(message),
         Err(failure) => Resolution::Failed(failure),
     };
-    release(slot, ask, outcome).await
+    slot.release(ask, outcome).await
 }
 
-async fn release(slot: Slot, ask: Ask, outcome: Resolution) -> Option<Vec<u8>> {
-    match slot.core.conclude(ask, outcome, clock::now()) {
-        Conclusion::Drop => None,
-        Conclusion::Reply(reply) => Some(reply),
-        Conclusion::Learn(learning, lecture) => {
-            Some(lecture.finish(&slot.core, learning.await, clock::now()))
-        }
-    }
+async fn cached(slot: Slot, ask: Ask, message: Vec<u8>) -> Option<Vec<u8>> {
+    slot.release(ask, Resolution::Cache(message)).await
 }
 
 /// Waits for the slot to stop; one that was dropped has stopped too.

@@ -98,13 +98,26 @@ enum Teacher {
 }
 
 impl Learner for Teacher {
-    fn learn(&self, lesson: Lesson) -> Learning {
+    fn learn(&self, lessons: Vec<Lesson>) -> Learning {
         match self {
-            Self::AtOnce(learned) => Box::pin(std::future::ready(Ok(learned.clone()))),
-            Self::Held(lessons) => {
-                let (outcome, ended) = oneshot::channel();
-                lessons.send(Held { lesson, outcome }).ok().unwrap();
-                Box::pin(async move { ended.await.map_err(|_| LearnError::Stopped)? })
+            Self::AtOnce(learned) => {
+                let outcomes = lessons.iter().map(|_| Ok(learned.clone())).collect();
+                Box::pin(std::future::ready(outcomes))
+            }
+            Self::Held(test) => {
+                let hold = |lesson| {
+                    let (outcome, ended) = oneshot::channel();
+                    test.send(Held { lesson, outcome }).ok().unwrap();
+                    ended
+                };
+                let held: Vec<_> = lessons.into_iter().map(hold).collect();
+                Box::pin(async move {
+                    let mut outcomes = Vec::new();
+                    for ended in held {
+                        outcomes.push(ended.await.unwrap_or(Err(LearnError::Stopped)));
+                    }
+                    outcomes
+                })
             }
         }
     }
@@ -273,6 +286,8 @@ impl Script {
             timeouts: self.timeouts,
             cache: self.cache,
             shuffles_case: self.shuffles_case,
+            // Which worker a pod's socket falls to is chance.
+            workers: Some(std::num::NonZeroUsize::MIN),
         };
         let services = Services {
             clients: Arc::clone(&endpoints) as Arc<dyn Clients>,

@@ -169,12 +169,13 @@ async fn equal_questions_share_one_query_and_each_identity_learns_for_itself() {
         held.insert(lesson.lesson.client.endpoint.pod.to_string(), lesson);
     }
     two.assert_nothing_came().await;
+    // Lessons of one turn are one batch of writes: both answers leave when both are learned.
     held.remove("web").unwrap().end(Ok(Learned::default()));
+    one.assert_nothing_came().await;
+    held.remove("checkout").unwrap().end(Ok(Learned::default()));
     let reply = two.reply().await;
     assert_eq!(id_of(&reply), 2);
     assert_eq!(question_of(&reply), mk_question("SHOP.allowed", A));
-    one.assert_nothing_came().await;
-    held.remove("checkout").unwrap().end(Ok(Learned::default()));
     assert_eq!(id_of(&one.reply().await), 1);
     assert!(stage.resolver.asked.try_recv().is_err(), "one query only");
     assert_eq!(count(&stage, "upstream-merged"), 1);
@@ -503,8 +504,11 @@ async fn port_and_id_have_28_bits_that_a_forger_must_guess() {
     assert!(id_bits > 15.0, "{id_bits} bits of id");
     assert!(port_bits + id_bits >= 28.0, "{port_bits} bits of port and {id_bits} of id");
     assert!(draws >= ids.len() / 32, "{draws} ports for {} queries", ids.len());
-    let repeats = ids.windows(2).filter(|pair| pair[0].0 == pair[1].0).count();
-    assert!(repeats * 2 < ids.len(), "{repeats} queries left from the port of the one before");
+    // What leaves at once leaves sorted by port; the draw shows in how many ports share it.
+    for turn in ids.chunks(64) {
+        let ports: BTreeSet<u16> = turn.iter().map(|(port, _)| *port).collect();
+        assert!(ports.len() >= 4, "64 queries left from {} ports", ports.len());
+    }
     let steps = ids.windows(2).filter(|pair| pair[1].1.wrapping_sub(pair[0].1) <= 16).count();
     assert!(steps < 40, "ids do not count up");
 }

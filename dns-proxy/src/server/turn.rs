@@ -1,0 +1,359 @@
+//! The turns of a UDP worker: what arrived upstream first, then what pods ask.
+//!
+//! One clock reading serves all that a turn finds. Answers of one turn are learned together: one
+//! call, one batch of map writes, and only then is any of them sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use namegate_policy::time::Timestamp;
+use nix::sys::socket::SockaddrStorage;
+use tokio::runtime::Handle;
+
+use super::Slot;
+use super::fair::{FairQueue, Waiting};
+use crate::batch::{BATCH, Inbox, Outbox};
+use crate::clock;
+use crate::exchange::{Admission, Arrival, Ask, Conclusion, Core, Lecture, Resolution};
+use crate::learner::{LearnError, Learned, Learning, Lesson};
+use crate::poller::{Events, Poller, Ready};
+use crate::record::Transport;
+use crate::resolve::exchanges::{Done, Outcome};
+use crate::resolve::sockets::Sockets;
+use crate::resolve::udp::UdpUpstream;
+
+/// Longer messages are no queries that anyone sends; what is cut off makes them malformed.
+const QUERY_MAX: usize = 1024;
+/// Queries worked on before answers get their turn.
+const WORK: usize = BATCH;
+/// Batches received from one line before work gets its turn: more than is worked on, so that what
+/// is too much is shed here and not in the buffer that all clients share.
+const RECEIVE: usize = 8;
+
+/// Everything that one worker serves.
+pub(super) struct Lines {
+    core: Arc<Core>,
+    poller: Poller,
+    tasks: Handle,
+    lines: BTreeMap<u16, Line>,
+    inbox: Inbox<SockaddrStorage>,
+    queue: FairQueue,
+    readable: BTreeSet<u16>,
+    done: Vec<Done>,
+    lessons: Lessons,
+}
+
+/// One listening address.
+struct Line {
+    listener: Arc<UdpSocket>,
+    exchanges: UdpUpstream,
+    outbox: Outbox,
+    is_stopping: bool,
+    // Last: who waits for the slot to drain finds the port free.
+    slot: Slot,
+}
+
+/// Answers that are taught together.
+#[derive(Default)]
+struct Lessons {
+    lessons: Vec<Lesson>,
+    lectures: Vec<(u16, SocketAddr, Box<Lecture>)>,
+}
+
+impl Lines {
+    pub(super) fn new(core: Arc<Core>, poller: Poller, tasks: Handle) -> Self {
+        Self {
+            core,
+            poller,
+            tasks,
+            lines: BTreeMap::new(),
+            inbox: Inbox::new(QUERY_MAX),
+            queue: FairQueue::default(),
+            readable: BTreeSet::new(),
+            done: Vec::new(),
+            lessons: Lessons::default(),
+        }
+    }
+
+    pub(super) fn add(&mut self, number: u16, listener: UdpSocket, slot: Slot) {
+        if let Err(error) = self.poller.add(&listener, Ready::Listener(number)) {
+            tracing::error!(%error, "a thread that serves UDP cannot wait for a socket");
+        }
+        let sockets = Sockets::new(self.poller.clone(), number);
+        let line = Line {
+            listener: Arc::new(listener),
+            exchanges: UdpUpstream::new(Arc::clone(&self.core), Arc::clone(&slot.servers), sockets),
+            outbox: Outbox::default(),
+            is_stopping: false,
+            slot,
+        };
+        self.lines.insert(number, line);
+    }
+
+    /// Receives no more on a line; its replies still leave from its port.
+    pub(super) fn stop(&mut self, number: u16) {
+        if let Some(line) = self.lines.get_mut(&number) {
+            line.is_stopping = true;
+            if let Err(error) = self.poller.remove(&*line.listener) {
+                tracing::debug!(%error, "a socket was not waited for");
+            }
+        }
+    }
+
+    /// For how long nothing has to be done unless something arrives.
+    pub(super) fn patience(&mut self) -> Option<Duration> {
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.lines.values_mut().filter_map(|line| line.exchanges.next_deadline());
+        // Rounded up to what the kernel waits in, so that the deadline has passed then.
+        let margin = Duration::from_millis(1);
+        deadlines.min().map(|deadline| deadline.since(clock::now()) + margin)
+    }
+
+    /// Does all that is ready.
+    pub(super) fn turn(&mut self, events: &Events) {
+        let now = clock::now();
+        for ready in events.ready() {
+            match ready {
+                Ready::Woken => {}
+                Ready::Listener(number) => {
+                    self.readable.insert(number);
+                }
+                Ready::Upstream(number, socket) => {
+                    if let Some(line) = self.lines.get_mut(&number) {
+                        line.exchanges.receive(socket, now, &mut self.done);
+                        self.conclude(number, now);
+                    }
+                }
+            }
+        }
+        // Before queries are taken in: whoever waits for an answer waits no longer than it takes.
+        self.teach();
+        self.flush();
+        while let Some(number) = self.readable.pop_first() {
+            self.receive(number);
+        }
+        for _ in 0..WORK {
+            let Some(waiting) = self.queue.pop() else { break };
+            self.admit(waiting, now);
+        }
+        let numbers: Vec<u16> = self.lines.keys().copied().collect();
+        for number in numbers {
+            if let Some(line) = self.lines.get_mut(&number) {
+                line.exchanges.turn(now, &mut self.done);
+                self.conclude(number, now);
+            }
+        }
+        self.teach();
+        self.flush();
+        self.lines.retain(|_, line| !(line.is_stopping && line.exchanges.is_empty()));
+    }
+
+    fn flush(&mut self) {
+        for line in self.lines.values_mut() {
+            line.flush(&self.core);
+        }
+    }
+
+    /// Empties the buffer of a listening socket into the queue.
+    fn receive(&mut self, number: u16) {
+        let Some(line) = self.lines.get(&number).filter(|line| !line.is_stopping) else {
+            return;
+        };
+        for _ in 0..RECEIVE {
+            if let Err(error) = self.inbox.receive(&*line.listener) {
+                tracing::debug!(%error, "receiving failed");
+                return;
+            }
+            let mut shed = 0;
+            for (message, source) in self.inbox.datagrams() {
+                if let Some(source) = source {
+                    shed += u64::from(self.queue.push(number, source, message));
+                }
+            }
+            if shed > 0 {
+                self.core.counters.dropped_client_queue.add(shed);
+            }
+            if !self.inbox.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn admit(&mut self, waiting: Waiting, now: Timestamp) {
+        let Waiting { line: number, source, message } = waiting;
+        let Some(line) = self.lines.get_mut(&number) else {
+            return;
+        };
+        let admission = self.core.admit(&Arrival {
+            message: &message,
+            source,
+            transport: Transport::Udp,
+            resolver: line.slot.resolver,
+            now,
+        });
+        self.queue.recycle(message);
+        match admission {
+            Admission::Drop => {}
+            Admission::Reply(reply) => line.outbox.push(&reply, Some(source)),
+            Admission::Cached(ask, message) => {
+                line.release(*ask, Resolution::Cache(message), now, number, &mut self.lessons);
+            }
+            Admission::Resolve(ask) => {
+                if let Err(done) = line.exchanges.ask(*ask, now) {
+                    line.conclude(done, now, number, &mut self.lessons);
+                }
+            }
+        }
+    }
+
+    fn conclude(&mut self, number: u16, now: Timestamp) {
+        if let Some(line) = self.lines.get_mut(&number) {
+            for done in self.done.drain(..) {
+                line.conclude(done, now, number, &mut self.lessons);
+            }
+        }
+    }
+
+    /// Teaches what the turn's answers say, then lets them go. A learner that is not ready at once is
+    /// awaited by a task, and the worker goes on.
+    fn teach(&mut self) {
+        let Lessons { lessons, lectures } = std::mem::take(&mut self.lessons);
+        if lessons.is_empty() {
+            return;
+        }
+        let mut learning = self.core.teach(lessons);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match learning.as_mut().poll(&mut cx) {
+            Poll::Ready(outcomes) => {
+                let now = clock::now();
+                for ((number, source, lecture), outcome) in paired(lectures, outcomes) {
+                    let reply = lecture.finish(&self.core, outcome, now);
+                    if let Some(line) = self.lines.get_mut(&number) {
+                        line.outbox.push(&reply, Some(source));
+                    }
+                }
+            }
+            Poll::Pending => self.await_learner(learning, lectures),
+        }
+    }
+
+    fn await_learner(&self, learning: Learning, lectures: Vec<(u16, SocketAddr, Box<Lecture>)>) {
+        let held: Vec<_> = lectures
+            .into_iter()
+            .filter_map(|(number, source, lecture)| {
+                let line = self.lines.get(&number)?;
+                Some((Arc::clone(&line.listener), source, lecture, line.slot.clone()))
+            })
+            .collect();
+        let core = Arc::clone(&self.core);
+        self.tasks.spawn(async move {
+            let outcomes = learning.await;
+            let now = clock::now();
+            for ((listener, source, lecture, _slot), outcome) in paired(held, outcomes) {
+                let reply = lecture.finish(&core, outcome, now);
+                send(&core, &listener, &reply, source);
+            }
+        });
+    }
+}
+
+impl Line {
+    fn conclude(&mut self, done: Done, now: Timestamp, number: u16, lessons: &mut Lessons) {
+        let mut asks = done.asks;
+        match done.outcome {
+            Outcome::Answered(message) => {
+                let last = asks.pop();
+                for ask in asks {
+                    let resolution = Resolution::Upstream(message.clone());
+                    self.release(ask, resolution, now, number, lessons);
+                }
+                if let Some(ask) = last {
+                    self.release(ask, Resolution::Upstream(message), now, number, lessons);
+                }
+            }
+            Outcome::Failed(failure) => {
+                for ask in asks {
+                    self.release(ask, Resolution::Failed(failure), now, number, lessons);
+                }
+            }
+            Outcome::NeedsTcp(query) => self.ask_whole(asks, query),
+        }
+    }
+
+    /// Queues the answer to one pod, or what has to be learned before it may be.
+    fn release(
+        &mut self,
+        ask: Ask,
+        outcome: Resolution,
+        now: Timestamp,
+        number: u16,
+        lessons: &mut Lessons,
+    ) {
+        let source = ask.source;
+        match self.slot.core.conclude(ask, outcome, now) {
+            Conclusion::Drop => {}
+            Conclusion::Reply(reply) => self.outbox.push(&reply, Some(source)),
+            Conclusion::Learn(lesson, lecture) => {
+                lessons.lessons.push(lesson);
+                lessons.lectures.push((number, source, lecture));
+            }
+        }
+    }
+
+    /// Asks a query again over TCP, for all who wait for it.
+    fn ask_whole(&self, asks: Vec<Ask>, query: Vec<u8>) {
+        let Some(question) = asks.first().map(|ask| ask.query.question.clone()) else {
+            return;
+        };
+        let listener = Arc::clone(&self.listener);
+        let slot = self.slot.clone();
+        self.slot.tasks.spawn(async move {
+            let outcome = match slot.upstream.ask(query, question).await {
+                Ok(message) => Resolution::Upstream(message),
+                Err(failure) => Resolution::Failed(failure),
+            };
+            for ask in asks {
+                let source = ask.source;
+                if let Some(reply) = slot.release(ask, outcome.clone()).await {
+                    send(&slot.core, &listener, &reply, source);
+                }
+            }
+            // Before the slot: who waits for it to drain finds the port free.
+            drop(listener);
+        });
+    }
+
+    fn flush(&mut self, core: &Core) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let sent = self.outbox.flush(&*self.listener);
+        if let Some(error) = sent.error {
+            let lost = u64::try_from(sent.lost).unwrap_or(u64::MAX);
+            core.counters.dropped_send.add(lost);
+            tracing::debug!(%error, lost, "replies not sent");
+        }
+    }
+}
+
+/// Sends a reply; one that finds no room is lost like a lost packet, and counted.
+fn send(core: &Core, listener: &UdpSocket, reply: &[u8], source: SocketAddr) {
+    if let Err(error) = listener.send_to(reply, source) {
+        core.counters.dropped_send.increment();
+        tracing::debug!(%source, %error, "reply not sent");
+    }
+}
+
+/// Each lecture with its outcome; a lesson without one was not learned.
+fn paired<T>(
+    lectures: Vec<T>,
+    outcomes: Vec<Result<Learned, LearnError>>,
+) -> impl Iterator<Item = (T, Result<Learned, LearnError>)> {
+    let missing = std::iter::repeat_with(|| Err(LearnError::Stopped));
+    lectures.into_iter().zip(outcomes.into_iter().chain(missing))
+}

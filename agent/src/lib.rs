@@ -14,6 +14,7 @@ pub mod clock;
 pub mod dns;
 pub mod endpoints;
 pub mod flows;
+pub mod kubernetes;
 pub mod link;
 pub mod lock;
 pub mod preflight;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -72,12 +72,13 @@ pub enum LinkError {
     List(#[from] netlink::NetlinkError),
 }
 
-/// Makes the interface, or takes over the one that an earlier agent left.
+/// Makes the interface, or takes over the one that an earlier agent left. Its settings are below
+/// `sysctls`, which is `/proc/sys` or the same files elsewhere.
 pub async fn ensure(
     handle: &rtnetlink::Handle,
     name: &str,
-    ipv4: Ipv4Addr,
-    ipv6: Ipv6Addr,
+    (ipv4, ipv6): (Ipv4Addr, Ipv6Addr),
+    sysctls: &Path,
 ) -> Result<ProxyLink, LinkError> {
     let failed =
         |action| move |source| LinkError::Netlink { action, name: name.to_owned(), source };
@@ -90,7 +91,7 @@ pub async fn ensure(
         let message = LinkVeth::new(name, &peer).build();
         handle.link().add(message).execute().await.map_err(failed("make"))?;
     }
-    let has_ipv6 = configure(name, &peer)?;
+    let has_ipv6 = configure(sysctls, name, &peer)?;
     for end in [peer.as_str(), name] {
         let message = LinkUnspec::new_with_name(end).arp(false).multicast(false).up().build();
         handle.link().set(message).execute().await.map_err(failed("raise"))?;
@@ -155,26 +156,25 @@ async fn find(
 }
 
 /// Writes the interface's settings; says whether the node has IPv6.
-fn configure(name: &str, peer: &str) -> Result<bool, LinkError> {
+fn configure(sysctls: &Path, name: &str, peer: &str) -> Result<bool, LinkError> {
+    let path = |family: &str, end: &str, key: &str| {
+        sysctls.join("net").join(family).join("conf").join(end).join(key)
+    };
     // Loose: a lookup's source lies behind another interface. The stricter of this and `all` would
     // count if `all` were higher, and loose is the highest (Documentation/networking/ip-sysctl.rst).
-    write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "2")?;
-    let has_ipv6 = fs::exists(format!("/proc/sys/net/ipv6/conf/{name}")).unwrap_or(false);
+    write(path("ipv4", name, "rp_filter"), "2")?;
+    let has_ipv6 = fs::exists(path("ipv6", name, "")).unwrap_or(false);
     if has_ipv6 {
         for end in [name, peer] {
-            write(format!("/proc/sys/net/ipv6/conf/{end}/accept_ra"), "0")?;
+            write(path("ipv6", end, "accept_ra"), "0")?;
             // No link-local address, and so no router solicitation.
-            write(format!("/proc/sys/net/ipv6/conf/{end}/addr_gen_mode"), "1")?;
+            write(path("ipv6", end, "addr_gen_mode"), "1")?;
         }
-        write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        write(path("ipv6", name, "disable_ipv6"), "0")?;
     }
     Ok(has_ipv6)
 }
 
-fn write(path: String, value: &'static str) -> Result<(), LinkError> {
-    fs::write(&path, value).map_err(|source| LinkError::Setting {
-        path: path.into(),
-        value,
-        source,
-    })
+fn write(path: PathBuf, value: &'static str) -> Result<(), LinkError> {
+    fs::write(&path, value).map_err(|source| LinkError::Setting { path, value, source })
 }

@@ -60,21 +60,26 @@ pub enum PreflightError {
     },
 }
 
-/// Checks privileges, kernel and the file system of `pin_dir`.
-pub fn check(pin_dir: &Path) -> Result<(), PreflightError> {
-    check_privileges()?;
+/// Checks privileges, kernel and the file system of `pin_dir`. Entering the pods' namespaces takes
+/// one privilege more.
+pub fn check(pin_dir: &Path, enters_namespaces: bool) -> Result<(), PreflightError> {
+    check_privileges(enters_namespaces)?;
     check_kernel(&uname().release().to_string_lossy())?;
     check_bpffs(pin_dir)
 }
 
-fn check_privileges() -> Result<(), PreflightError> {
+fn check_privileges(enters_namespaces: bool) -> Result<(), PreflightError> {
     let held = capabilities(None).map_err(PreflightError::Capabilities)?.effective;
     let admin = held.contains(CapabilitySet::SYS_ADMIN);
     let needed = [
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", false),
         (CapabilitySet::BPF, "CAP_BPF", admin),
         (CapabilitySet::PERFMON, "CAP_PERFMON", admin),
-        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN (to look into the pods' namespaces)", false),
+        (
+            CapabilitySet::SYS_ADMIN,
+            "CAP_SYS_ADMIN (to look into the pods' namespaces)",
+            !enters_namespaces,
+        ),
     ];
     let missing: Vec<&str> = needed
         .into_iter()

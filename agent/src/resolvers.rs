@@ -4,18 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
+use namegate_policy::resource::Service;
+use namegate_policy::rule::ServiceRef;
+
 /// The number of slots.
 pub const SLOTS: u8 = 16;
 
 /// Where node-local DNS caches listen.
 pub const NODE_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 
-/// The labels of cluster DNS Services.
-pub const DNS_SERVICES: [(&str, &str); 3] = [
-    ("kube-system", "kube-dns"),
-    ("kube-system", "coredns"),
-    ("kube-system", "rke2-coredns-rke2-coredns"),
-];
+/// The namespace of the cluster's DNS Service. A Service elsewhere is nobody's resolver, whatever its
+/// name and labels: who may create one could answer lookups.
+const DNS_NAMESPACE: &str = "kube-system";
+
+/// The names of the cluster's DNS Service.
+const DNS_SERVICES: [&str; 3] = ["kube-dns", "coredns", "rke2-coredns-rke2-coredns"];
+
+/// The label of the cluster's DNS Service, under whichever name.
+const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
+
+/// Whether a Service is the cluster's DNS (EP-2).
+pub fn is_cluster_dns(service: &Service) -> bool {
+    let ServiceRef { namespace, name } = &service.reference;
+    let (label, value) = DNS_LABEL;
+    let is_labelled = service.labels.get(label).is_some_and(|found| &**found == value);
+    &**namespace == DNS_NAMESPACE && (DNS_SERVICES.contains(&&**name) || is_labelled)
+}
 
 /// Resolvers that give the same answers: where one does not answer, fails or takes long, another may
 /// be asked in its place. The pod is answered by the one that it asked.
@@ -201,6 +215,26 @@ mod tests {
         let cases = [("32768\t60999\n", false), ("40000 44095", false), ("40000 44094", true)];
         for (range, expected) in cases.into_iter().chain([("", true)]) {
             assert_eq!(are_ports_few(range), expected, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn ep_2_the_dns_service_is_known_by_name_or_label_in_its_own_namespace() {
+        let mk_service = |namespace: &str, name: &str, app: &str| Service {
+            reference: ServiceRef { namespace: namespace.into(), name: name.into() },
+            labels: [("k8s-app".into(), app.into())].into(),
+            cluster_addresses: vec![ip("10.96.0.10")],
+            external_addresses: Vec::new(),
+            ports: Vec::new(),
+        };
+        for (namespace, name, app, expected) in [
+            ("kube-system", "kube-dns", "", true),
+            ("kube-system", "my-dns", "kube-dns", true),
+            ("kube-system", "metrics", "metrics", false),
+            ("shop", "kube-dns", "kube-dns", false),
+        ] {
+            let found = is_cluster_dns(&mk_service(namespace, name, app));
+            assert_eq!(found, expected, "{namespace}/{name} {app}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{link, preflight, remembered};
 
 /// Removes everything that an agent left; refuses while one runs.
 pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
-    preflight::check(&args.pin_dir)?;
+    preflight::check(&args.pin_dir, false)?;
     let lock = AgentLock::take(&args.run_dir())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,10 +1,12 @@
 //! The running agent: everything wired together, and the order of start and end.
 
+mod objects;
 mod start;
 mod work;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use namegate_policy::name::DnsName;
@@ -21,7 +23,11 @@ use crate::{preflight, uninstall};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    preflight::check(&args.node.pin_dir)?;
+    preflight::check(&args.node.pin_dir, args.manifests.is_some())?;
+    if let Some(path) = &args.ready_file {
+        // What an agent that crashed left says nothing about this one.
+        uninstall::remove_file(path)?;
+    }
     let lock = AgentLock::take(&args.node.run_dir())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -93,7 +99,11 @@ impl Signals {
     }
 }
 
-fn settings(args: &AgentArgs, link: &ProxyLink) -> anyhow::Result<Settings> {
+fn settings(
+    args: &AgentArgs,
+    link: &ProxyLink,
+    node_name: Option<Arc<str>>,
+) -> anyhow::Result<Settings> {
     let cluster_domain = DnsName::parse(&args.cluster_domain)
         .with_context(|| format!("--cluster-domain {:?}", args.cluster_domain))?;
     let mut known = args.resolvers.clone();
@@ -127,5 +137,6 @@ fn settings(args: &AgentArgs, link: &ProxyLink) -> anyhow::Result<Settings> {
         resolvers: known,
         own_addresses,
         has_ipv6: link.ipv6.is_some(),
+        node_name,
     })
 }

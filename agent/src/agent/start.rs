@@ -9,7 +9,9 @@ use namegate_dns_proxy::{Config, Proxy, ResolverSlot, Services, StartError, Time
 use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
 use namegate_policy::identity::Identity;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
+use super::objects::{FirstRead, Objects};
 use super::work::Agent;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
@@ -19,34 +21,27 @@ use crate::endpoints::{Wanted, Watcher};
 use crate::link::{self, ProxyLink};
 use crate::registry::Registry;
 use crate::resolvers::ResolverGroup;
-use crate::source::{self, Directory};
+use crate::source::Changes;
 use crate::state::{Event, State};
 use crate::{clock, flows, remembered, uninstall};
 
 /// Pictures of the node that wait for the state's owner at most.
 const TOWNS_MAX: usize = 4;
 
-/// Differences of the manifests that wait at most.
+/// Differences of the objects that wait at most.
 const CHANGES_MAX: usize = 4;
 
-/// Starts everything; when it returns, what the manifests say is enforced.
+/// Starts everything; when it returns, what the objects say is enforced. Nothing on the node is
+/// touched before they are read.
 pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Agent> {
-    let mut directory = Directory::new([args.manifests.clone()]);
-    let changes = directory.look();
-    let (files, objects) = (directory.file_count(), directory.object_count());
-    super::work::report_problems(&changes.problems);
-    let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign());
-    if objects == 0 && !args.watch {
-        anyhow::bail!(
-            "no valid object in {}: there is nothing to enforce; see `namegate check {0}`",
-            args.manifests.display()
-        );
-    }
+    let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
+    let objects = changes.upserts.len();
 
     let mut watcher = Watcher::new().context("cannot follow the node's interfaces")?;
     let handle = watcher.handle().clone();
     let name = &args.node.link_name;
-    let link = link::ensure(&handle, name, args.proxy_ipv4, args.proxy_ipv6).await?;
+    let link =
+        link::ensure(&handle, name, (args.proxy_ipv4, args.proxy_ipv6), &args.sysctl_dir).await?;
     let (datapath, events) = open_datapath(args, &link)?;
 
     let registry = Arc::new(Registry::default());
@@ -83,7 +78,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let first_class = classes.max().unwrap_or(0).saturating_add(1);
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
     let mut agent = Agent {
-        state: State::new(super::settings(args, &link)?),
+        state: State::new(super::settings(args, &link, node_name)?),
         apply: Apply::new(datapath, inherited, tables, first_class),
         registry: Arc::clone(&registry),
         log: log.clone(),
@@ -128,7 +123,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
         effects.ipcache.entry(address).or_insert(None);
     }
     let unknown = if has_problems && !agent_is_first {
-        tracing::warn!("endpoints of an earlier agent that no manifest names stay as they were");
+        tracing::warn!("endpoints of an earlier agent that no object names stay as they were");
         Unknown::Stay
     } else {
         Unknown::Go
@@ -136,18 +131,15 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     agent.apply_first(effects, unknown).await?;
     agent.forget_names(leftover_names.into_keys());
 
-    if args.watch {
-        let (send, changes) = mpsc::channel(CHANGES_MAX);
-        agent.changes = changes;
-        agent.tasks.push(tokio::spawn(source::follow(directory, send)));
-    }
+    let (send, changes) = mpsc::channel(CHANGES_MAX);
+    agent.changes = changes;
+    let kept = send.clone();
+    agent.tasks.push(source.follow(send).unwrap_or_else(|| keep_open(kept)));
     let (send, towns) = mpsc::channel(TOWNS_MAX);
     agent.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
     agent.tasks.push(tokio::spawn(flows::follow(events, registry, log)));
-    agent.keep_following(args.watch);
     tracing::info!(
-        files,
         objects,
         policies = agent.state.policy_count(),
         endpoints = agent.state.endpoints().len(),
@@ -155,6 +147,11 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
         "enforcing"
     );
     Ok(agent)
+}
+
+/// Keeps the channel of a source that tells nothing more open.
+fn keep_open(changes: mpsc::Sender<Changes>) -> JoinHandle<()> {
+    tokio::spawn(async move { changes.closed().await })
 }
 
 fn open_datapath(

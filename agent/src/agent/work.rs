@@ -156,18 +156,6 @@ impl Agent {
         }
     }
 
-    /// Keeps the loop's channels open where nobody sends.
-    pub(super) fn keep_following(&mut self, watches_manifests: bool) {
-        if !watches_manifests {
-            let (keep, changes) = mpsc::channel(1);
-            self.changes = changes;
-            self.tasks.push(tokio::spawn(async move {
-                let _kept: mpsc::Sender<Changes> = keep;
-                std::future::pending::<()>().await;
-            }));
-        }
-    }
-
     async fn take(&mut self, event: Event) {
         let effects = self.state.handle(event, clock::monotonic_now());
         self.put(effects).await;

@@ -11,17 +11,33 @@ use crate::resolvers::ResolverGroup;
 /// Options of `namegate agent`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A Pod says where it lives by the annotation `namegate.dev/netns: PATH` (its interface is found
-through the namespace) or `namegate.dev/interface: NAME`, and its addresses in `status.podIPs`.
+Objects come from the API server: of the cluster that the agent's pod runs in, or of --kubeconfig.
+The endpoints are the pods of this node; their interfaces are found by their addresses.
+
+With --manifests there is no API server. A Pod says where it lives by the annotation
+`namegate.dev/netns: PATH` (its interface is found through the namespace) or
+`namegate.dev/interface: NAME`, and its addresses in `status.podIPs`.
+
 Without --detach-on-exit, enforcement stays pinned when the agent ends, and the next agent with the
 same --pin-dir takes it over; `namegate uninstall` ends it.")]
 pub struct AgentArgs {
-    /// Directory of manifests: *.yaml, *.yml and *.json, subdirectories included
-    #[arg(long, env = "NAMEGATE_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Take objects from a directory, not from an API server: *.yaml, *.yml and *.json,
+    /// subdirectories included
+    #[arg(long, env = "NAMEGATE_MANIFESTS", value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub manifests: Option<PathBuf>,
     /// Follow the directory: what changes, appears or vanishes takes effect within a second
-    #[arg(long, env = "NAMEGATE_WATCH")]
+    #[arg(long, env = "NAMEGATE_WATCH", requires = "manifests")]
     pub watch: bool,
+    /// File that says where the API server is, as kubectl reads it; in a pod its service account
+    /// says it
+    #[arg(long, env = "NAMEGATE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of the Node that the agent runs on; the host's name unless given
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How often to look whether policy kinds that the cluster did not have are there
+    #[arg(long, env = "NAMEGATE_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub discovery_interval: Duration,
     /// Write one JSON object per decision to this file; `-` for standard output
     #[arg(long, env = "NAMEGATE_AUDIT_LOG", value_name = "FILE|-")]
     pub audit_log: Option<PathBuf>,
@@ -115,6 +131,10 @@ pub struct AgentArgs {
     /// First port of the DNS proxy; one port for each resolver, at most 16
     #[arg(long, env = "NAMEGATE_DNS_PORT", value_name = "PORT", default_value_t = 15300, value_parser = clap::value_parser!(u16).range(1024..=65520))]
     pub dns_port: u16,
+    /// Where the kernel's settings are: a container without privileges sees its own /proc/sys
+    /// read-only, and has the node's elsewhere
+    #[arg(long, env = "NAMEGATE_SYSCTL_DIR", value_name = "DIR", default_value = "/proc/sys")]
+    pub sysctl_dir: PathBuf,
     /// Where on the node the agent keeps its things
     #[command(flatten)]
     pub node: NodeArgs,

@@ -2,9 +2,11 @@
 
 mod agent_args;
 mod check;
+pub(crate) mod crds;
 mod duration;
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +21,8 @@ const EXAMPLES: &str = "\
 Examples:
   namegate check examples/
       Parse and validate manifests; nothing is enforced.
+  namegate agent
+      In a pod of the cluster: enforce what its API server says about the pods of this node.
   namegate agent --manifests /etc/namegate --watch --audit-log /var/log/namegate.jsonl
       Enforce the policies of a directory, follow its changes, log every decision.
   namegate agent --manifests examples/ --audit-log - --detach-on-exit
@@ -52,6 +56,14 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Parse and validate manifests, and say what is wrong with them
     Check(CheckArgs),
+    /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
+    Crds,
+    /// Say by the exit code whether an agent enforces everything that it read
+    Ready {
+        /// The agent's --ready-file
+        #[arg(long, env = "NAMEGATE_READY_FILE", value_name = "FILE")]
+        ready_file: PathBuf,
+    },
     /// Remove everything that an agent left on this node
     Uninstall(NodeArgs),
     /// Print the version
@@ -68,27 +80,53 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(quiet(filter, &cli.log_level))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     match cli.command {
         Command::Agent(args) => {
-            if !args.manifests.is_dir() {
+            if let Some(manifests) = args.manifests.as_deref().filter(|path| !path.is_dir()) {
                 eprintln!(
                     "namegate: --manifests {}: not a directory; name one that holds the manifests",
-                    args.manifests.display()
+                    manifests.display()
                 );
                 return ExitCode::from(2);
             }
             report(crate::agent::run(*args))
         }
         Command::Check(args) => check::run(&args),
+        Command::Crds => crds::run(),
+        Command::Ready { ready_file } => is_ready(&ready_file),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),
         Command::Version => {
             println!("namegate {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Silences the API server's client, which shouts where a connection ends, unless it is asked for:
+/// what matters of it is said by the agent, once.
+fn quiet(filter: EnvFilter, asked: &str) -> EnvFilter {
+    if asked.contains("kube") {
+        return filter;
+    }
+    ["kube_client=off", "kube_runtime=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
+}
+
+/// The file names the process that wrote it; one that is gone enforces nothing more.
+fn is_ready(file: &Path) -> ExitCode {
+    let written = std::fs::read_to_string(file).ok();
+    let process = written.and_then(|text| text.trim().parse::<u32>().ok());
+    if process.is_some_and(|process| Path::new("/proc").join(process.to_string()).exists()) {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("namegate: not ready: no running agent wrote {}", file.display());
+        ExitCode::FAILURE
     }
 }
 
@@ -114,8 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn agent_needs_manifests() {
-        assert!(Cli::try_parse_from(["namegate", "agent"]).is_err());
-        assert!(Cli::try_parse_from(["namegate", "agent", "--manifests", "x"]).is_ok());
+    fn objects_come_from_one_place() {
+        let parse =
+            |words: &[&str]| Cli::try_parse_from(["namegate", "agent"].iter().chain(words)).is_ok();
+        assert!(parse(&[]), "the cluster that the pod runs in");
+        assert!(parse(&["--kubeconfig", "x", "--node-name", "a"]));
+        assert!(parse(&["--manifests", "x", "--watch"]));
+        assert!(!parse(&["--manifests", "x", "--kubeconfig", "x"]));
+        assert!(!parse(&["--watch"]), "an API server is always followed");
     }
 }

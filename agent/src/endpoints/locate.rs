@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::netlink::{self, Link, Links, NetlinkError};
+use super::search::Look;
 
 /// How a pod says where it lives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +14,8 @@ pub enum Attachment {
     Namespace(PathBuf),
     /// `namegate.dev/interface`: the name of its host-side interface.
     Interface(String),
+    /// It does not: the interface is searched for by the pod's addresses.
+    Addresses,
 }
 
 /// The host-side interface of a pod.
@@ -57,16 +60,39 @@ pub enum LocateError {
         /// The name.
         name: String,
     },
+    /// No namespace behind the node's interfaces carries the pod's addresses.
+    #[error(
+        "no interface of this node leads to a namespace with {}; nothing is enforced on the pod until one does",
+        list(addresses)
+    )]
+    NoNamespace {
+        /// The pod's addresses.
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// Several do, and no route tells them apart.
+    #[error("{} is carried behind several interfaces: {}; a pod with CAP_NET_ADMIN may have taken it", list(addresses), interfaces.join(", "))]
+    Ambiguous {
+        /// The pod's addresses.
+        addresses: BTreeSet<IpAddr>,
+        /// The names of the interfaces.
+        interfaces: Vec<String>,
+    },
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Finds the host-side interface of a pod with these addresses among `host`, the interfaces of the
-/// node.
+/// node; where it says nothing, `look` searches for it.
 pub async fn locate(
     attachment: &Attachment,
     addresses: &BTreeSet<IpAddr>,
     host: &Links,
+    look: &mut Look<'_>,
 ) -> Result<Interface, LocateError> {
     match attachment {
+        Attachment::Addresses => look.find(addresses).await,
         Attachment::Interface(name) => host
             .values()
             .find(|link| link.name == *name)
@@ -87,15 +113,19 @@ pub async fn locate(
 
 /// The pair of interfaces that name each other, one in the pod and one on the node. Where there are
 /// several, the one that carries the pod's addresses.
-fn pair(inside: &Links, addresses: &BTreeSet<IpAddr>, host: &Links) -> Option<Interface> {
+pub(super) fn pair(
+    inside: &Links,
+    addresses: &BTreeSet<IpAddr>,
+    host: &Links,
+) -> Option<Interface> {
     inside
         .values()
         .filter(|link| !link.is_loopback)
         .filter_map(|link| {
             let outside = host.get(&link.peer?)?;
             let mutual = outside.peer == Some(link.index)
-                && link.peer_is_elsewhere
-                && outside.peer_is_elsewhere;
+                && link.peer_namespace.is_some()
+                && outside.peer_namespace.is_some();
             mutual.then_some((link, outside))
         })
         .max_by_key(|(link, _)| {
@@ -117,6 +147,7 @@ fn is_own_namespace(path: &std::path::Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::search::Search;
     use super::*;
 
     fn mk_link(index: u32, name: &str, peer: Option<u32>, addresses: &[&str]) -> Link {
@@ -125,7 +156,7 @@ mod tests {
             name: name.to_owned(),
             mac: Some([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]),
             peer,
-            peer_is_elsewhere: peer.is_some(),
+            peer_namespace: peer.map(|_| 0),
             is_loopback: name == "lo",
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         }
@@ -171,10 +202,16 @@ mod tests {
         );
     }
 
+    async fn locate_at(path: &str) -> LocateError {
+        let attachment = Attachment::Namespace(path.into());
+        let (search, host) = (Search::new().unwrap(), Links::new());
+        let mut look = search.look(&host, BTreeSet::new());
+        locate(&attachment, &BTreeSet::new(), &host, &mut look).await.unwrap_err()
+    }
+
     #[tokio::test]
     async fn a_namespace_that_does_not_exist_is_named() {
-        let attachment = Attachment::Namespace("/run/netns/no-such-namespace".into());
-        let error = locate(&attachment, &BTreeSet::new(), &Links::new()).await.unwrap_err();
+        let error = locate_at("/run/netns/no-such-namespace").await;
         let text = error.to_string();
         assert!(text.contains("/run/netns/no-such-namespace"), "{text}");
         assert!(text.contains("namegate.dev/netns"), "{text}");
@@ -182,8 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nodes_own_namespace_is_no_pod() {
-        let attachment = Attachment::Namespace("/proc/self/ns/net".into());
-        let error = locate(&attachment, &BTreeSet::new(), &Links::new()).await.unwrap_err();
+        let error = locate_at("/proc/self/ns/net").await;
         assert!(matches!(error, LocateError::OwnNamespace { .. }), "{error}");
     }
 }

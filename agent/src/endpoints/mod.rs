@@ -5,9 +5,11 @@
 
 mod locate;
 pub mod netlink;
+mod search;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use locate::{Attachment, Interface, LocateError, locate};
+pub use search::{Look, Search};
 pub use watch::{Located, PodKey, Town, Wanted, Watcher};

@@ -11,8 +11,9 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::locate::{Attachment, Interface, LocateError, locate};
+use super::locate::{Attachment, Interface, locate};
 use super::netlink::{self, Links, NetlinkError};
+use super::search::Search;
 
 /// How long interface events are gathered before the node is looked at again.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -48,6 +49,7 @@ pub struct Town {
 #[derive(Debug)]
 pub struct Watcher {
     handle: rtnetlink::Handle,
+    search: Search,
     events: mpsc::Receiver<()>,
     known: BTreeMap<PodKey, Found>,
 }
@@ -81,7 +83,7 @@ impl Watcher {
                 }
             }
         });
-        Ok(Self { handle, events, known: BTreeMap::new() })
+        Ok(Self { handle, search: Search::new()?, events, known: BTreeMap::new() })
     }
 
     /// The handle to the node's namespace.
@@ -94,11 +96,32 @@ impl Watcher {
         let links = netlink::list(&self.handle).await?;
         self.known.retain(|pod, _| wanted.contains_key(pod));
         let mut pods = BTreeMap::new();
+        let mut missing = Vec::new();
         for (pod, (attachment, addresses)) in wanted {
-            let located = match self.remembered(pod, attachment, addresses, &links) {
-                Some(interface) => Ok(interface),
-                None => self.find(pod, attachment, addresses, &links).await,
-            };
+            match self.remembered(pod, attachment, addresses, &links) {
+                Some(interface) => {
+                    pods.insert(pod.clone(), Ok(interface));
+                }
+                None => missing.push((pod, attachment, addresses)),
+            }
+        }
+        let taken = pods.values().flatten().map(|interface: &Interface| interface.index).collect();
+        let mut look = self.search.look(&links, taken);
+        for (pod, attachment, addresses) in missing {
+            let before = place(attachment);
+            let located = locate(attachment, addresses, &links, &mut look).await;
+            self.known.remove(pod);
+            let found = located.as_ref().ok().and_then(|interface| {
+                let link = links.get(&interface.index)?;
+                Some(Found {
+                    attachment: attachment.clone(),
+                    addresses: addresses.clone(),
+                    place: before,
+                    host_side: (link.index, link.peer),
+                    interface: interface.clone(),
+                })
+            });
+            self.known.extend(found.map(|found| (pod.clone(), found)));
             pods.insert(pod.clone(), located.map_err(|error| describe(&error).into()));
         }
         let host_addresses =
@@ -169,31 +192,6 @@ impl Watcher {
             && known.interface.name == link.name;
         same.then(|| known.interface.clone())
     }
-
-    async fn find(
-        &mut self,
-        pod: &PodKey,
-        attachment: &Attachment,
-        addresses: &BTreeSet<IpAddr>,
-        links: &Links,
-    ) -> Result<Interface, LocateError> {
-        self.known.remove(pod);
-        let before = place(attachment);
-        let interface = locate(attachment, addresses, links).await?;
-        if let Some(link) = links.get(&interface.index) {
-            self.known.insert(
-                pod.clone(),
-                Found {
-                    attachment: attachment.clone(),
-                    addresses: addresses.clone(),
-                    place: before,
-                    host_side: (link.index, link.peer),
-                    interface: interface.clone(),
-                },
-            );
-        }
-        Ok(interface)
-    }
 }
 
 /// What tells one namespace from another that is put at the same path.
@@ -202,7 +200,7 @@ fn place(attachment: &Attachment) -> Option<(u64, u64)> {
         Attachment::Namespace(path) => {
             std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok()
         }
-        Attachment::Interface(_) => None,
+        Attachment::Interface(_) | Attachment::Addresses => None,
     }
 }
 

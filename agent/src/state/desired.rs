@@ -14,7 +14,7 @@ use namegate_policy::table::{PolicyTable, TableError, TableSource};
 
 use super::{Effects, EndpointSpec, State};
 use crate::endpoints::{Attachment, Wanted};
-use crate::resolvers::{DNS_SERVICES, NODE_LOCAL};
+use crate::resolvers::{NODE_LOCAL, is_cluster_dns};
 use crate::source::Changes;
 
 const NETNS_ANNOTATION: &str = "namegate.dev/netns";
@@ -90,7 +90,8 @@ impl State {
     fn update_wanted(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
         let mut wanted = Wanted::new();
         for (pod, _) in self.inventory.pods() {
-            let Some(attachment) = attachment(pod) else { continue };
+            let node = self.settings.node_name.as_deref();
+            let Some(attachment) = attachment(pod, node) else { continue };
             if pod.addresses.is_empty() {
                 troubles.insert(format!(
                     "Pod {}: status.podIPs: the pod has no addresses; nothing passes its interface until they are given",
@@ -290,11 +291,9 @@ impl State {
     fn update_resolvers(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
         let inventory = &self.inventory;
         let mut wanted: Vec<IpAddr> = Vec::new();
-        for (namespace, name) in DNS_SERVICES {
-            let service = ServiceRef { namespace: namespace.into(), name: name.into() };
-            let known = inventory.service(&service).into_iter();
-            wanted.extend(known.flat_map(|known| known.cluster_addresses.iter().copied()));
-            let slices = inventory.slices_of(&service);
+        for service in inventory.services().filter(|service| is_cluster_dns(service)) {
+            wanted.extend(service.cluster_addresses.iter().copied());
+            let slices = inventory.slices_of(&service.reference);
             wanted.extend(slices.flat_map(|slice| slice.addresses.iter().copied()));
         }
         wanted.push(NODE_LOCAL);
@@ -313,10 +312,15 @@ impl State {
     }
 }
 
-/// How a pod says where it lives; `None` for a pod that is no endpoint of this node.
-fn attachment(pod: &Pod) -> Option<Attachment> {
+/// Where to look for a pod's interface; `None` for a pod that is no endpoint of this node.
+fn attachment(pod: &Pod, node: Option<&str>) -> Option<Attachment> {
     if pod.is_host_network || pod.is_finished {
         return None;
+    }
+    if let Some(node) = node {
+        // What a pod's annotations say is the word of whoever may create pods.
+        let is_here = pod.node_name.as_deref() == Some(node) && !pod.addresses.is_empty();
+        return is_here.then_some(Attachment::Addresses);
     }
     let annotation = |key: &str| pod.annotations.get(key).map(|value| value.trim());
     if let Some(path) = annotation(NETNS_ANNOTATION) {

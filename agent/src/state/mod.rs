@@ -51,6 +51,9 @@ pub struct Settings {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Whether the proxy listens on IPv6.
     pub has_ipv6: bool,
+    /// The name of this node: its pods are the endpoints. Without one, those pods are that say by
+    /// annotation where they live.
+    pub node_name: Option<Arc<str>>,
 }
 
 /// Something that happened.

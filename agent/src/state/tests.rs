@@ -57,6 +57,7 @@ fn mk_state() -> State {
         resolvers: vec![ip("192.0.2.53"), ip("2001:db8::53")],
         own_addresses: BTreeSet::new(),
         has_ipv6: false,
+        node_name: None,
     })
 }
 

@@ -1,0 +1,107 @@
+//! Where this agent's objects come from, and the two things it wants of that: everything at the
+//! start, and what changes from then on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::work::report_problems;
+use crate::cli::AgentArgs;
+use crate::kubernetes::{self, Access};
+use crate::source::{self, Changes, Directory};
+
+/// How many names of nodes a message has.
+const NODES_NAMED: usize = 5;
+
+/// Where objects come from.
+#[derive(Debug)]
+pub(super) enum Objects {
+    /// A directory, followed or not.
+    Directory { directory: Box<Directory>, is_followed: bool },
+    /// The API server.
+    Cluster(Box<kubernetes::Source>),
+}
+
+/// What was read first.
+#[derive(Debug)]
+pub(super) struct FirstRead {
+    pub(super) changes: Changes,
+    /// Whether something could not be read: what an earlier agent enforces may be meant by it.
+    pub(super) has_problems: bool,
+    /// The node whose pods are the endpoints; `None` where pods say by annotation where they live.
+    pub(super) node_name: Option<Arc<str>>,
+}
+
+impl Objects {
+    /// Opens the source and reads all of it. With an API server this takes until it answers.
+    pub(super) async fn read(args: &AgentArgs) -> anyhow::Result<(Self, FirstRead)> {
+        match &args.manifests {
+            Some(manifests) => {
+                let mut directory = Directory::new([manifests.clone()]);
+                let changes = directory.look();
+                report_problems(&changes.problems);
+                anyhow::ensure!(
+                    directory.object_count() > 0 || args.watch,
+                    "no valid object in {}: there is nothing to enforce; see `namegate check {0}`",
+                    manifests.display()
+                );
+                let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign());
+                let source =
+                    Self::Directory { directory: Box::new(directory), is_followed: args.watch };
+                Ok((source, FirstRead { changes, has_problems, node_name: None }))
+            }
+            None => Self::read_cluster(args).await,
+        }
+    }
+
+    async fn read_cluster(args: &AgentArgs) -> anyhow::Result<(Self, FirstRead)> {
+        let node_name = node_name(args)?;
+        let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
+        let connection = kubernetes::connect(&access).await?;
+        tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
+        let mut source = kubernetes::Source::begin(connection, args.discovery_interval);
+        let kubernetes::First { changes, has_refusals, nodes } = source.first().await;
+        anyhow::ensure!(
+            nodes.contains(&node_name),
+            "the cluster has no Node {node_name} (it has {}); set --node-name or NODE_NAME to the one that this agent runs on",
+            named(&nodes)
+        );
+        let first = FirstRead { changes, has_problems: has_refusals, node_name: Some(node_name) };
+        Ok((Self::Cluster(Box::new(source)), first))
+    }
+
+    /// Hands on what changes from now on; `None` where nothing is followed.
+    pub(super) fn follow(self, changes: mpsc::Sender<Changes>) -> Option<JoinHandle<()>> {
+        match self {
+            Self::Directory { is_followed: false, .. } => None,
+            Self::Directory { directory, .. } => {
+                Some(tokio::spawn(source::follow(*directory, changes)))
+            }
+            Self::Cluster(source) => Some(tokio::spawn(source.follow(changes))),
+        }
+    }
+}
+
+fn node_name(args: &AgentArgs) -> anyhow::Result<Arc<str>> {
+    if let Some(name) = &args.node_name {
+        return Ok(name.as_str().into());
+    }
+    let host = rustix::system::uname();
+    let host = host.nodename().to_str().context("the host's name is not text; set --node-name")?;
+    // A kubelet registers under the host's name in lower case.
+    Ok(host.to_lowercase().into())
+}
+
+fn named(nodes: &BTreeSet<Arc<str>>) -> String {
+    let mut names: Vec<&str> = nodes.iter().take(NODES_NAMED).map(|name| &**name).collect();
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    if nodes.len() > NODES_NAMED {
+        names.push("others");
+    }
+    names.join(", ")
+}

@@ -1,0 +1,123 @@
+//! Which interface leads to the pod that has these addresses, from what the kernel knows alone.
+//!
+//! The kernel lists the interfaces and addresses of another namespace to whoever holds its number
+//! (`IFLA_TARGET_NETNSID`, Linux 4.20), and every veth on the node carries the number of the
+//! namespace of its other end. So no namespace has to be entered and none has to be found as a file:
+//! bridges, routed and point-to-point CNIs look alike, and neither their names nor a container
+//! runtime's paths matter.
+//!
+//! What a pod's own namespace says about addresses is the pod's word where it may change them. So an
+//! interface that is known as another pod's is never taken, and where several namespaces carry the
+//! address only the node's own routes decide.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::RouteAttribute;
+
+use super::locate::{Interface, LocateError, pair};
+use super::netlink::{self, Links, NetlinkError};
+
+/// Looks into the namespaces behind the node's interfaces.
+#[derive(Debug)]
+pub struct Search {
+    handle: rtnetlink::Handle,
+}
+
+impl Search {
+    /// Connects to the kernel in the namespace that the calling thread is in.
+    pub fn new() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Begins a look at the node with these interfaces, of which `taken` belong to pods already.
+    pub fn look<'a>(&'a self, host: &'a Links, taken: BTreeSet<u32>) -> Look<'a> {
+        Look { search: self, host, taken, behind: None }
+    }
+
+    /// The interfaces in the namespaces behind those of `host` that are in nobody's hands.
+    async fn behind(&self, host: &Links, taken: &BTreeSet<u32>) -> Vec<Links> {
+        let numbers: BTreeSet<i32> = host
+            .values()
+            .filter(|link| !taken.contains(&link.index) && link.peer.is_some())
+            .filter_map(|link| link.peer_namespace)
+            .collect();
+        let mut behind = Vec::new();
+        for number in numbers {
+            match netlink::list_of(&self.handle, number).await {
+                Ok(links) => behind.push(links),
+                // It may have ended since; a pod that is missed by it is reported as such.
+                Err(error) => tracing::debug!(number, %error, "cannot look into a namespace"),
+            }
+        }
+        behind
+    }
+
+    /// The interfaces that the node's routes send these addresses to.
+    async fn routed(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+        let mut interfaces = BTreeSet::new();
+        for address in addresses {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            let builder = RouteMessageBuilder::<IpAddr>::new();
+            let Ok(builder) = builder.destination_prefix(*address, length) else { continue };
+            let mut routes = Box::pin(self.handle.route().get(builder.build()).execute());
+            // An address without a route leads nowhere.
+            while let Ok(Some(route)) = routes.try_next().await {
+                interfaces.extend(route.attributes.iter().filter_map(|attribute| {
+                    if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+                }));
+            }
+        }
+        interfaces
+    }
+}
+
+/// One look, in which every interface is given to one pod at most.
+#[derive(Debug)]
+pub struct Look<'a> {
+    search: &'a Search,
+    host: &'a Links,
+    taken: BTreeSet<u32>,
+    /// Read when the first pod is searched for.
+    behind: Option<Vec<Links>>,
+}
+
+impl Look<'_> {
+    /// The interface that leads to the pod with these addresses.
+    pub async fn find(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Interface, LocateError> {
+        if self.behind.is_none() {
+            self.behind = Some(self.search.behind(self.host, &self.taken).await);
+        }
+        let carries =
+            |inside: &&Links| inside.values().any(|link| !link.addresses.is_disjoint(addresses));
+        let behind = self.behind.iter().flatten();
+        let mut candidates: Vec<Interface> = behind
+            .filter(carries)
+            .filter_map(|inside| pair(inside, addresses, self.host))
+            .filter(|interface| !self.taken.contains(&interface.index))
+            .collect();
+        if candidates.len() > 1 {
+            let routed = self.search.routed(addresses).await;
+            if candidates.iter().any(|interface| routed.contains(&interface.index)) {
+                candidates.retain(|interface| routed.contains(&interface.index));
+            }
+        }
+        let addresses = || addresses.clone();
+        match candidates.pop() {
+            Some(interface) if candidates.is_empty() => {
+                self.taken.insert(interface.index);
+                Ok(interface)
+            }
+            Some(last) => Err(LocateError::Ambiguous {
+                addresses: addresses(),
+                interfaces: candidates.into_iter().chain([last]).map(|found| found.name).collect(),
+            }),
+            None => Err(LocateError::NoNamespace { addresses: addresses() }),
+        }
+    }
+}

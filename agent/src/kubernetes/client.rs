@@ -1,0 +1,103 @@
+//! The way to the API server: from inside the cluster, or by a kubeconfig.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the API server may say nothing: watches carry a bookmark every minute.
+const READ_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// Set for every pod by the kubelet.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Where the API server and the credentials for it are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The pod's service account.
+    InCluster,
+    /// A file as kubectl reads it.
+    Kubeconfig(PathBuf),
+}
+
+/// A client, and where it connects to.
+#[derive(Clone)]
+pub struct Connection {
+    pub(super) client: Client,
+    pub(super) server: String,
+}
+
+impl Connection {
+    /// Where the API server is.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no client: trying again would not help.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The process runs in no pod, and nothing else was named.
+    #[error(
+        "not in a cluster ({IN_CLUSTER} is not set): name a --kubeconfig, or --manifests DIR to do without an API server"
+    )]
+    NotInCluster,
+    /// The pod's service account cannot be used.
+    #[error(
+        "cannot use the pod's service account; check automountServiceAccountToken of the agent's pod"
+    )]
+    ServiceAccount(#[source] InClusterError),
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig {path}", path = path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KubeconfigError,
+    },
+    /// The certificates or credentials cannot be used.
+    #[error("the certificates or credentials for the API server {server} cannot be used")]
+    Credentials {
+        /// Where it is.
+        server: String,
+        /// What is wrong with them.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// Reads the configuration. Nothing is sent yet.
+pub async fn connect(access: &Access) -> Result<Connection, ConnectError> {
+    let mut config = match access {
+        Access::InCluster if std::env::var_os(IN_CLUSTER).is_none() => {
+            return Err(ConnectError::NotInCluster);
+        }
+        Access::InCluster => Config::incluster().map_err(ConnectError::ServiceAccount)?,
+        Access::Kubeconfig(path) => {
+            let failed = |source| ConnectError::Kubeconfig { path: path.clone(), source };
+            let written = Kubeconfig::read_from(path).map_err(failed)?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(written, &options).await.map_err(failed)?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    match Client::try_from(config) {
+        Ok(client) => Ok(Connection { client, server }),
+        Err(source) => Err(ConnectError::Credentials { server, source: Box::new(source) }),
+    }
+}

@@ -1,0 +1,27 @@
+//! The API server as a source of objects.
+//!
+//! One watcher for each kind, its events trimmed on arrival and compared with what is in force, so
+//! that a heartbeat costs no parse and a relist takes nothing back that still exists. What is read
+//! goes through the same `policy::object::parse` as a manifest. While the API server is away,
+//! refuses or tells nonsense, what was known stays in force; nothing here removes an object that the
+//! API server did not say was gone.
+
+mod client;
+mod definitions;
+mod discovery;
+mod gather;
+mod held;
+mod kinds;
+mod raw;
+mod source;
+mod status;
+mod trim;
+mod trouble;
+mod watch;
+
+pub use client::{Access, ConnectError, Connection, connect};
+pub use definitions::definitions;
+pub use kinds::{Presence, WATCHED, Watched};
+pub use source::{First, Source};
+pub use status::{Condition, PolicyStatus};
+pub use trouble::{Call, Trouble};

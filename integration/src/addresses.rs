@@ -24,6 +24,10 @@ impl Pair {
         Self::new([10, 244, 1, last], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, last as u16])
     }
 
+    const fn outpost(last: u8) -> Self {
+        Self::new([10, 244, 2, last], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, last as u16])
+    }
+
     const fn site(last: u8) -> Self {
         Self::new([203, 0, 113, last], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last as u16])
     }
@@ -35,6 +39,17 @@ pub const GATEWAY: Pair = Pair::pod(1);
 pub const NODE: Pair = Pair::new([192, 0, 2, 10], [0x2001, 0xdb8, 0x192, 0, 0, 0, 0, 10]);
 /// The internet's side of the uplink.
 pub const ROUTER: Pair = Pair::new([192, 0, 2, 1], [0x2001, 0xdb8, 0x192, 0, 0, 0, 0, 1]);
+
+/// The second node's uplink.
+pub const OUTPOST: Pair = Pair::new([192, 0, 3, 10], [0x2001, 0xdb8, 0x193, 0, 0, 0, 0, 10]);
+/// The internet's side of the second node's uplink.
+pub const OUTPOST_ROUTER: Pair = Pair::new([192, 0, 3, 1], [0x2001, 0xdb8, 0x193, 0, 0, 0, 0, 1]);
+/// The gateway of the second node's pods.
+pub const OUTPOST_GATEWAY: Pair = Pair::outpost(1);
+/// Pod `shop/twin` of the second node.
+pub const OUTPOST_TWIN: Pair = Pair::outpost(10);
+/// Pod `shop/far-web` of the second node.
+pub const OUTPOST_WEB: Pair = Pair::outpost(20);
 
 /// Pod `shop/checkout`.
 pub const CHECKOUT: Pair = Pair::pod(10);

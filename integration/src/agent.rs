@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use crate::audit::AuditLog;
+use crate::lab::Lab;
 use crate::manifests::Manifests;
 use crate::namespace::Namespace;
 use crate::patience::wait_until;
@@ -31,14 +32,43 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent on the town's node over `manifests`, and waits until it enforces them.
     pub fn start(town: &Town, manifests: &Manifests, arguments: &[&str]) -> Result<Self> {
-        let mut agent = Self::spawn(town, manifests, arguments)?;
-        let limit = START_LIMIT;
-        wait_until("the agent to enforce", limit, || {
-            agent.process.check()?;
-            Ok(agent.log().contains(READY))
+        Self::spawn(town, manifests, arguments)?.expect_ready()
+    }
+
+    /// Waits until everything that it read is in force.
+    pub fn expect_ready(mut self) -> Result<Self> {
+        wait_until("the agent to enforce", START_LIMIT, || {
+            self.process.check()?;
+            Ok(self.log().contains(READY))
         })
-        .with_context(|| format!("the agent said:\n{}", agent.log()))?;
-        Ok(agent)
+        .with_context(|| format!("the agent said:\n{}", self.log()))?;
+        Ok(self)
+    }
+
+    /// Starts the agent of the Node `name` over an API server, and does not wait.
+    pub fn spawn_in(
+        lab: &Lab,
+        node: &Namespace,
+        name: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let audit = AuditLog::new(&lab.file(&format!("audit-{name}.log")));
+        let mut command = command(node)?;
+        command
+            .arg("agent")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(["--node-name", name, "--discovery-interval", "1s"])
+            .arg("--audit-log")
+            .arg(audit.path())
+            .arg("--pin-dir")
+            .arg(lab.pins().join(name))
+            .arg("--run-dir")
+            .arg(lab.file(&format!("run-{name}")))
+            .args(arguments);
+        let process = Daemon::start(&mut command, &lab.file(&format!("agent-{name}.log")))?;
+        Ok(Self { process, audit })
     }
 
     /// Starts the agent and does not wait.

@@ -12,15 +12,18 @@
 
 pub mod addresses;
 pub mod agent;
+pub mod apiserver;
 pub mod audit;
 pub mod authority;
 pub mod capture;
+pub mod cluster;
 pub mod demo;
 pub mod dns;
 pub mod lab;
 pub mod manifests;
 pub mod namespace;
 pub mod node;
+pub mod outpost;
 pub mod patience;
 pub mod pod;
 pub mod process;

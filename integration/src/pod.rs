@@ -31,19 +31,24 @@ pub struct Pod {
 impl Pod {
     /// Makes the pod and plugs it into the node's bridge.
     pub fn create(lab: &Lab, node: &Node, name: &str, addresses: Pair) -> Result<Self> {
-        let namespace = Namespace::create(&lab.namespace(name))?;
-        let interface = format!("veth-{name}");
-        node.namespace.ip(&[
-            &format!("link add {interface} type veth peer name eth0 netns {}", namespace.name()),
-            &format!("link set {interface} master {BRIDGE} up"),
-        ])?;
-        namespace.ip(&[
+        let pod = Self::plug(lab, &node.namespace, name, addresses)?;
+        node.namespace.ip(&[&format!("link set {} master {BRIDGE} up", pod.interface)])?;
+        pod.namespace.ip(&[
             &format!("addr add {}/24 dev eth0", addresses.v4),
             &format!("addr add {}/64 dev eth0 nodad", addresses.v6),
             "link set eth0 up",
             &format!("route add default via {}", GATEWAY.v4),
             &format!("route add default via {}", GATEWAY.v6),
         ])?;
+        Ok(pod)
+    }
+
+    /// Makes the pod with an interface into `node`; neither end is configured.
+    pub fn plug(lab: &Lab, node: &Namespace, name: &str, addresses: Pair) -> Result<Self> {
+        let namespace = Namespace::create(&lab.namespace(name))?;
+        let interface = format!("veth-{name}");
+        let pod = namespace.name();
+        node.ip(&[&format!("link add {interface} type veth peer name eth0 netns {pod}")])?;
         namespace.set_resolver(&format!(
             "nameserver {}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n\
              options ndots:1 timeout:2 attempts:1\n",

@@ -1,0 +1,269 @@
+//! A Kubernetes API server for tests: real HTTP over TLS, lists in pages, watches with history and
+//! bookmarks, streamed lists, conflicts, status apart from spec, and faults on demand.
+//!
+//! It keeps objects and tells about them; it checks no schema, runs no controller and starts no pod.
+//! Selectors are refused, since nothing here sends one. A test that needs the rest needs a cluster.
+
+mod faults;
+mod requests;
+mod resources;
+mod store;
+mod tls;
+mod watches;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+pub use faults::{Faults, StreamedLists};
+pub use resources::{BUILT_IN, DEFINED, Resource};
+
+use crate::lab::Lab;
+use crate::namespace::Namespace;
+use store::{Part, Place, Store};
+
+/// What the double's one account shows to be let in.
+const TOKEN: &str = "town-token";
+
+/// A running API server; it ends with this value.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    authority: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What requests and the test share.
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// The version of the store: watches wake up by it.
+    version: watch::Sender<u64>,
+    /// Counts the cuts: every watch that is open at a cut is torn off.
+    cuts: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    faults: Faults,
+    /// Every request so far: method, path and query.
+    requests: Vec<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Works on the store, and wakes the watches.
+    fn change<T>(&self, work: impl FnOnce(&mut Store) -> T) -> T {
+        let mut inner = self.lock();
+        let result = work(&mut inner.store);
+        let version = inner.store.version();
+        drop(inner);
+        self.version.send_replace(version);
+        result
+    }
+}
+
+impl ApiServer {
+    /// Starts it at `address` of `namespace`.
+    pub fn start(lab: &Lab, namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        let listener = namespace
+            .within(|| TcpListener::bind(address))?
+            .with_context(|| format!("cannot listen at {address}"))?;
+        let address = listener.local_addr()?;
+        let authority = lab.file("apiserver-ca.pem");
+        let config = tls::config(address.ip(), &authority)?;
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(Inner {
+                store: Store::new(),
+                faults: Faults::default(),
+                requests: Vec::new(),
+            }),
+            version: watch::Sender::new(1),
+            cuts: watch::Sender::new(0),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let served = Arc::clone(&shared);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new().name("apiserver".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = serve(listener, config, served) => {
+                        if let Err(error) = ended {
+                            eprintln!("apiserver: {error:#}");
+                        }
+                    }
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(Self { shared, address, authority, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Writes a kubeconfig for it and says where.
+    pub fn kubeconfig(&self, lab: &Lab) -> Result<PathBuf> {
+        let path = lab.file("kubeconfig");
+        let (address, authority) = (self.address, self.authority.display());
+        fs::write(
+            &path,
+            format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: town\n\
+                 contexts: [{{name: town, context: {{cluster: town, user: town}}}}]\n\
+                 clusters:\n- name: town\n  cluster: {{server: \"https://{address}\", certificate-authority: {authority}}}\n\
+                 users: [{{name: town, user: {{token: {TOKEN}}}}}]\n"
+            ),
+        )?;
+        Ok(path)
+    }
+
+    /// Serves a kind from now on that it did not have.
+    pub fn define(&self, kind: &str) -> Result<()> {
+        let found = DEFINED.iter().find(|resource| resource.kind == kind);
+        let resource = *found.with_context(|| format!("no such kind: {kind}"))?;
+        self.shared.change(|store| store.resources.push(resource));
+        Ok(())
+    }
+
+    /// Puts an object in place with its status, as the cluster's own controllers would.
+    pub fn put(&self, object: Value) -> Result<()> {
+        let (resource, place) = self.locate(&object)?;
+        self.shared
+            .change(|store| match store.get(resource, &place) {
+                Ok(_) => store.replace(resource, &place, object, Part::Everything),
+                Err(_) => store.create(resource, &place, object),
+            })
+            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        Ok(())
+    }
+
+    /// Puts all objects of a manifest in place.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        for object in documents(manifest)? {
+            self.put(object)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let resource = self.resource(kind)?;
+        let place = (namespace.to_owned(), name.to_owned());
+        self.shared
+            .change(|store| store.delete(resource, &place))
+            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        Ok(())
+    }
+
+    /// An object as it is; `None` where there is none.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let resource = self.resource(kind)?;
+        let place = (namespace.to_owned(), name.to_owned());
+        Ok(self.shared.lock().store.get(resource, &place).ok().cloned())
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, kind: &str) -> Result<Vec<Value>> {
+        let resource = self.resource(kind)?;
+        let page = self.shared.lock().store.list(resource, None, 0, None);
+        page.map(|page| page.items).map_err(|refusal| anyhow::anyhow!("{}", refusal.message))
+    }
+
+    /// Changes what goes wrong.
+    pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.shared.lock().faults);
+    }
+
+    /// Tears off every watch.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Forgets the history: every watch that begins at a version known so far is too late.
+    pub fn compact(&self) {
+        self.shared.change(Store::compact);
+    }
+
+    /// The requests so far: method, path and query.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.lock().requests.clone()
+    }
+
+    fn resource(&self, kind: &str) -> Result<Resource> {
+        let inner = self.shared.lock();
+        let found = inner.store.resources.iter().find(|resource| resource.kind == kind);
+        found.copied().with_context(|| format!("the double has no kind {kind}"))
+    }
+
+    fn locate(&self, object: &Value) -> Result<(Resource, Place)> {
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+        let resource = self.resource(text("/kind").context("an object without a kind")?)?;
+        let name = text("/metadata/name").context("an object without a name")?;
+        let namespace = text("/metadata/namespace").unwrap_or("default");
+        let namespace = if resource.is_namespaced { namespace } else { "" };
+        Ok((resource, (namespace.to_owned(), name.to_owned())))
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // It may have ended by itself.
+            let _ended = stop.send(());
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("apiserver: panicked");
+        }
+    }
+}
+
+/// The objects of a manifest.
+pub fn documents(manifest: &str) -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple(manifest).context("a manifest that cannot be read")
+}
+
+/// The groups that are served, with their version.
+fn groups(store: &Store) -> BTreeSet<(&'static str, &'static str)> {
+    let named = store.resources.iter().filter(|resource| !resource.group.is_empty());
+    named.map(|resource| (resource.group, resource.version)).collect()
+}
+
+async fn serve(
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    shared: Arc<Shared>,
+) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        if shared.lock().faults.is_down {
+            continue;
+        }
+        let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+        tokio::spawn(async move {
+            // A client that breaks off its handshake or request is its own affair.
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = hyper::service::service_fn(move |request| {
+                requests::answer(Arc::clone(&shared), request)
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            let _broken_off = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}

@@ -1,0 +1,279 @@
+//! Two nodes, one API server: objects come and go there, and packets tell whether they are in force.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, OUTPOST_TWIN, STRIPE};
+use namegate_integration::agent::{self, Agent};
+use namegate_integration::apiserver::StreamedLists;
+use namegate_integration::cluster::{Cluster, OUTPOST_NODE, TOWN_NODE, mk_pod};
+use namegate_integration::patience::wait_until;
+use serde_json::{Value, json};
+
+/// How long a change may take to be in force.
+const SOON: Duration = Duration::from_secs(10);
+/// How long after a fault everything must work again: the longest backoff and a little.
+const RECOVERY: Duration = Duration::from_secs(45);
+
+fn database() -> SocketAddr {
+    (DB.v4, DB_PORT).into()
+}
+
+/// An EgressPolicy over the web pods of `shop` that allows `peer`.
+fn mk_policy(peer: Value) -> Value {
+    json!({
+        "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "egress": [{"to": [peer]}]},
+    })
+}
+
+fn echo_peer() -> Value {
+    json!({"cidr": format!("{}/32", ECHO.v4)})
+}
+
+/// Waits until the outpost's web pod can, or cannot, reach the echo server.
+fn expect_echo(cluster: &Cluster, agent: &mut Agent, open: bool, limit: Duration) -> Result<()> {
+    let echo = SocketAddr::from((ECHO.v4, ECHO_PORT));
+    let what = format!("the far web's way to the echo server to be open={open}");
+    let seen = wait_until(&what, limit, || {
+        agent.check()?;
+        Ok(cluster.outpost.web.try_tcp(echo)?.is_ok() == open)
+    });
+    seen.map_err(|error| anyhow::anyhow!("{error:#}; the agent said:\n{}", agent.log()))
+}
+
+#[test]
+fn two_nodes_enforce_what_one_api_server_says() -> Result<()> {
+    let Some(cluster) = Cluster::for_test("two_nodes_enforce_what_one_api_server_says")? else {
+        return Ok(());
+    };
+    for file in ["checkout-apis.yaml", "database.yaml", "web-apis.yaml"] {
+        cluster.apply(file)?;
+    }
+    let (mut town, mut outpost) = (cluster.start_town()?, cluster.start_outpost()?);
+    let (checkout, twin) = (&cluster.town.checkout, &cluster.outpost.twin);
+
+    // The town's story, behind a bridge.
+    assert_eq!(checkout.resolve("api.stripe.com")?.status, "NOERROR");
+    checkout.try_tcp((STRIPE.v4, 443).into())??;
+    assert_eq!(checkout.resolve("evil.example")?.status, "REFUSED");
+    assert!(checkout.try_tcp((EVIL.v4, 443).into())?.is_err());
+    checkout.try_tcp(database())??;
+    assert!(cluster.town.web.try_tcp(database())?.is_err());
+
+    // The same policies on the other node, behind a route; peers are pods of the first.
+    twin.try_tcp(database())??;
+    assert!(twin.try_tcp((EVIL.v4, 443).into())?.is_err(), "isolated by checkout-apis");
+    assert!(cluster.outpost.web.try_tcp(database())?.is_err(), "not among the database's peers");
+
+    // A pod changes its labels on one node, and the other forgets it.
+    let mut renamed = cluster.twin();
+    renamed["metadata"]["labels"]["app"] = "renamed".into();
+    cluster.api.put(renamed)?;
+    let reaches = || Ok::<_, anyhow::Error>(twin.try_tcp(database())?.is_ok());
+    wait_until("the database to forget the twin", SOON, || Ok(!reaches()?))?;
+    cluster.api.put(cluster.twin())?;
+    wait_until("the database to know the twin again", SOON, reaches)?;
+
+    // A policy goes.
+    cluster.api.delete("NetworkPolicy", "data", "database")?;
+    wait_until("the database to be open to all that may send", SOON, || {
+        Ok(cluster.outpost.web.try_tcp(database())?.is_ok())
+    })?;
+    town.check()?;
+    outpost.check()
+}
+
+#[test]
+fn pods_come_go_and_hand_their_address_on() -> Result<()> {
+    let Some(cluster) = Cluster::for_test("pods_come_go_and_hand_their_address_on")? else {
+        return Ok(());
+    };
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let mut agent = cluster.start_outpost()?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    expect_echo(&cluster, &mut agent, true, SOON)?;
+    assert!(cluster.outpost.web.try_tcp(evil)?.is_err());
+
+    let address = OUTPOST_TWIN.v4.to_string();
+    let twin = &cluster.outpost.twin;
+    twin.try_tcp(evil)??;
+    cluster.api.delete("Pod", "shop", "twin")?;
+    cluster.api.put(mk_pod("heir", "web", OUTPOST_NODE, &address))?;
+    wait_until("the heir of the address to be under the web's policy", SOON, || {
+        Ok(twin.try_tcp(evil)?.is_err())
+    })?;
+    twin.try_tcp((ECHO.v4, ECHO_PORT).into())??;
+
+    // A finished pod keeps no address; the same name can come back with it.
+    let mut finished = mk_pod("heir", "web", OUTPOST_NODE, &address);
+    finished["status"]["phase"] = "Succeeded".into();
+    cluster.api.put(finished)?;
+    cluster.api.put(cluster.twin())?;
+    wait_until("the twin to be back without a policy", SOON, || Ok(twin.try_tcp(evil)?.is_ok()))?;
+    agent.check()
+}
+
+#[test]
+fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
+    let Some(cluster) = Cluster::for_test("whatever_the_api_server_does_enforcement_stays")? else {
+        return Ok(());
+    };
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let mut agent = cluster.start_outpost()?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    let mut open = true;
+    for fault in ["cut", "410", "410 in the stream", "429", "500", "401", "down"] {
+        cluster.api.faults(|faults| match fault {
+            "429" => faults.fail_with = Some(429),
+            "500" => faults.fail_with = Some(500),
+            "401" => faults.fail_with = Some(401),
+            "down" => faults.is_down = true,
+            "410 in the stream" => faults.tells_gone_in_stream = true,
+            _ => {}
+        });
+        if fault.starts_with("410") {
+            cluster.api.compact();
+        }
+        let before = cluster.api.requests().len();
+        cluster.api.cut();
+        if !matches!(fault, "down") {
+            wait_until("the agent to ask again", RECOVERY, || {
+                Ok(cluster.api.requests().len() > before)
+            })?;
+        }
+        // What changes meanwhile is not known to the agent; what was known is in force.
+        let is_away = matches!(fault, "429" | "500" | "401" | "down");
+        if is_away {
+            let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
+            cluster.api.put(mk_policy(peer))?;
+        }
+        expect_echo(&cluster, &mut agent, open, SOON)?;
+        assert!(cluster.outpost.web.try_tcp(evil)?.is_err(), "{fault} opens nothing");
+        cluster.api.faults(|faults| *faults = Default::default());
+        if !is_away {
+            let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
+            cluster.api.put(mk_policy(peer))?;
+        }
+        open = !open;
+        expect_echo(&cluster, &mut agent, open, RECOVERY)
+            .map_err(|error| anyhow::anyhow!("after {fault}: {error:#}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn api_servers_without_streamed_lists_serve_as_well() -> Result<()> {
+    let test = "api_servers_without_streamed_lists_serve_as_well";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.api.put(mk_policy(echo_peer()))?;
+    for streamed in [StreamedLists::Refused, StreamedLists::FailInStream] {
+        cluster.api.faults(|faults| faults.streamed_lists = streamed);
+        let before = cluster.api.requests().len();
+        let mut agent = cluster.start_outpost()?;
+        expect_echo(&cluster, &mut agent, true, SOON)?;
+        assert!(cluster.outpost.web.try_tcp((EVIL.v4, 443).into())?.is_err());
+        let requests = cluster.api.requests();
+        let lists = requests[before..].iter().filter(|request| request.contains("limit="));
+        assert!(lists.count() > 0, "{streamed:?}: listed in pages: {requests:?}");
+        agent.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn policy_kinds_that_appear_later_are_picked_up() -> Result<()> {
+    let test = "policy_kinds_that_appear_later_are_picked_up";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let mut agent = cluster.start_outpost()?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    cluster.outpost.web.try_tcp(evil)??;
+    cluster.api.define("CiliumNetworkPolicy")?;
+    cluster.api.put(json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "endpointSelector": {"matchLabels": {"app": "web"}},
+            "egress": [{"toCIDR": [format!("{}/32", ECHO.v4)]}],
+        },
+    }))?;
+    wait_until("the Cilium policy to be in force", SOON, || {
+        Ok(cluster.outpost.web.try_tcp(evil)?.is_err())
+    })?;
+    expect_echo(&cluster, &mut agent, true, SOON)
+}
+
+#[test]
+fn a_policy_that_turns_bad_in_the_cluster_keeps_its_last_good_version() -> Result<()> {
+    let test = "a_policy_that_turns_bad_in_the_cluster_keeps_its_last_good_version";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let mut agent = cluster.start_outpost()?;
+    cluster.api.put(mk_policy(json!({"fqdn": "api.*.com"})))?;
+    agent.expect_log("object refused")?;
+    let log = agent.log();
+    let said = log.lines().find(|line| line.contains("object refused")).unwrap();
+    for word in
+        ["EgressPolicy shop/web", "spec.egress[0].to[0].fqdn", "last_good_version_stays=true"]
+    {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    expect_echo(&cluster, &mut agent, true, SOON)?;
+    assert!(cluster.outpost.web.try_tcp((EVIL.v4, 443).into())?.is_err());
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_cannot_read_the_cluster_says_why() -> Result<()> {
+    let test = "an_agent_that_cannot_read_the_cluster_says_why";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let (node, lab) = (&cluster.town.node.namespace, &cluster.town.lab);
+    let kubeconfig = cluster.kubeconfig.display().to_string();
+    let pins = lab.pins().join(TOWN_NODE).display().to_string();
+    let broken = lab.file("broken-kubeconfig");
+    std::fs::write(&broken, "apiVersion: v1\nkind: Config\n")?;
+    let broken = broken.display().to_string();
+    for (arguments, words) in [
+        (&["--kubeconfig", "/no/such/file"][..], &["/no/such/file"][..]),
+        (&["--kubeconfig", &broken], &["broken-kubeconfig", "context"]),
+        (&["--node-name", "town"], &["KUBERNETES_SERVICE_HOST", "--kubeconfig"]),
+        (
+            &["--kubeconfig", &kubeconfig, "--node-name", "nowhere"],
+            &["no Node nowhere", "outpost, town", "NODE_NAME"],
+        ),
+    ] {
+        let pins = ["--pin-dir", &pins, "--log-level", "warn"];
+        let finished = agent::run_to_end(node, &[arguments, &pins].concat(), RECOVERY)?;
+        assert_eq!(finished.code(), 1, "{finished:?}");
+        assert_eq!(finished.stderr.lines().count(), 1, "one clear message: {finished:?}");
+        for word in words {
+            assert!(finished.stderr.contains(word), "{word}: {finished:?}");
+        }
+    }
+
+    for (what, words) in [
+        ("down", &["no answer from the API server", "https://192.0.2.1:6443"][..]),
+        ("401", &["does not accept the agent's credentials", "token"]),
+        ("403", &["may not", "networkpolicies.networking.k8s.io", "ClusterRole"]),
+    ] {
+        cluster.api.faults(|faults| match what {
+            "down" => faults.is_down = true,
+            "401" => faults.fail_with = Some(401),
+            _ => {
+                faults.forbidden.insert("list", vec!["networkpolicies"]);
+                faults.forbidden.insert("watch", vec!["networkpolicies"]);
+            }
+        });
+        let waiting = cluster.spawn_town()?;
+        for word in words {
+            waiting.expect_log(word)?;
+        }
+        let said = waiting.log().lines().filter(|line| line.contains("WARN")).count();
+        assert_eq!(said, 1, "{what}: one clear message:\n{}", waiting.log());
+        cluster.api.faults(|faults| *faults = Default::default());
+        waiting.expect_ready()?.kill()?;
+    }
+    Ok(())
+}

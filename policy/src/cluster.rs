@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::dns::RefuseWith;
 use crate::field::{self, Place};
 use crate::kubernetes::{name_of, selector};
+use crate::limits;
 use crate::note::{Note, Remark};
 use crate::pattern::DomainPattern;
 use crate::problem::{FieldError, Problem};
@@ -23,13 +24,6 @@ use crate::selector::Selector;
 
 /// The group and version of the kind.
 pub const API_VERSION: &str = "policy.networking.k8s.io/v1alpha2";
-
-/// The most rules of a direction, peers and protocols of a rule, networks and names of a peer.
-const LIST_MAX: usize = 25;
-/// The longest name of a rule.
-const RULE_NAME_MAX: usize = 100;
-/// The largest priority.
-pub(crate) const PRIORITY_MAX: u16 = 1000;
 
 /// A ClusterNetworkPolicy as a manifest holds it.
 #[derive(Debug, Deserialize)]
@@ -118,8 +112,8 @@ struct WrittenRange {
 pub fn cluster_network_policy(written: &ClusterNetworkPolicy) -> Result<Policy, FieldError> {
     let spec = &written.spec;
     let priority = spec.priority;
-    if priority > PRIORITY_MAX {
-        let problem = Problem::TooLarge { value: priority.into(), max: PRIORITY_MAX.into() };
+    if priority > limits::PRIORITY {
+        let problem = Problem::TooLarge { value: priority.into(), max: limits::PRIORITY.into() };
         return Err(FieldError::new("spec.priority", problem));
     }
     let tier = match spec.tier.as_str() {
@@ -204,11 +198,7 @@ impl RuleReader {
             "Pass" => Action::Pass,
             other => return Err(not_one_of(place.field("action"), other, "Accept, Deny or Pass")),
         };
-        let length = written.name.as_deref().unwrap_or_default().chars().count();
-        if length > RULE_NAME_MAX {
-            let problem = Problem::TooLong { length, max: RULE_NAME_MAX };
-            return Err(FieldError::new(place.field("name"), problem));
-        }
+        field::rule_name(place.field("name"), written.name.as_deref())?;
         let label: Arc<str> = match &written.name {
             Some(name) if !name.is_empty() => name.as_str().into(),
             Some(_) | None => label.into(),
@@ -484,8 +474,8 @@ fn not_one_of(path: String, value: &str, expected: &'static str) -> FieldError {
 }
 
 fn check_length<T>(path: String, list: &[T]) -> Result<(), FieldError> {
-    if list.len() > LIST_MAX {
-        let problem = Problem::TooMany { count: list.len(), max: LIST_MAX };
+    if list.len() > limits::CLUSTER_LIST {
+        let problem = Problem::TooMany { count: list.len(), max: limits::CLUSTER_LIST };
         return Err(FieldError::new(path, problem));
     }
     Ok(())

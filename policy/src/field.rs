@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use crate::limits;
 use crate::problem::{FieldError, Problem};
 use crate::rule::{CidrPeer, CidrReach, PortMatch, PortRange, PortSet, Protocol};
 use crate::selector::{Condition, Requirement, Selector};
@@ -185,6 +186,16 @@ pub(crate) fn object_name(path: String, text: &str) -> Result<&str, FieldError> 
     } else {
         Err(FieldError::new(path, Problem::NotAnObjectName { text: text.to_owned() }))
     }
+}
+
+/// Checks the name of a rule.
+pub(crate) fn rule_name(path: String, written: Option<&str>) -> Result<(), FieldError> {
+    let length = written.unwrap_or_default().chars().count();
+    let max = limits::RULE_NAME_CHARACTERS;
+    if length > max {
+        return Err(FieldError::new(path, Problem::TooLong { length, max }));
+    }
+    Ok(())
 }
 
 fn is_label_value(text: &str) -> bool {

@@ -14,6 +14,7 @@ use crate::cluster;
 use crate::dns::RefuseWith;
 use crate::field;
 use crate::kubernetes;
+use crate::limits;
 use crate::note::{Note, Remark};
 use crate::problem::{FieldError, Problem};
 use crate::rule::{
@@ -188,7 +189,7 @@ fn egress_part(reference: &PolicyRef, spec: &Value) -> Option<Part> {
 }
 
 fn cluster_part(spec: &Value) -> Option<Part> {
-    let priority = read(spec.get("priority")).filter(|one| *one <= cluster::PRIORITY_MAX);
+    let priority = read(spec.get("priority")).filter(|one| *one <= limits::PRIORITY);
     // What cannot be read comes first.
     let priority = priority.unwrap_or_default();
     let tier = match spec.get("tier").and_then(Value::as_str) {

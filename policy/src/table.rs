@@ -18,7 +18,7 @@ pub use build::{TableError, TableSource};
 mod build;
 
 /// The number of clauses that one direction of a table can hold.
-pub const CLAUSES_MAX: usize = 512;
+pub const CLAUSES_MAX: usize = crate::limits::STEPS_PER_DIRECTION;
 
 /// What a clause does to a flow that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

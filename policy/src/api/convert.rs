@@ -11,15 +11,14 @@ use super::{
 };
 use crate::field::{self, Place, WrittenPort, WrittenRequirement};
 use crate::kubernetes::{name_of, namespace_of};
+use crate::limits;
 use crate::pattern::DomainPattern;
 use crate::problem::{FieldError, Problem};
 use crate::rule::{self, Policy, PolicyKind, PolicyRef, Workloads};
 use crate::selector::Selector;
 
-/// The largest priority in a tier.
-const PRIORITY_MAX: u16 = 1000;
 /// The priority in a tier where none is written: the last.
-const PRIORITY_DEFAULT: u16 = PRIORITY_MAX;
+const PRIORITY_DEFAULT: u16 = limits::PRIORITY;
 
 /// An object of this API as a manifest holds it.
 #[derive(Debug, Deserialize)]
@@ -64,8 +63,8 @@ pub fn cluster_egress_policy(
 ) -> Result<Policy, FieldError> {
     let spec = &written.spec;
     let priority = spec.priority.unwrap_or(PRIORITY_DEFAULT);
-    if priority > PRIORITY_MAX {
-        let problem = Problem::TooLarge { value: priority.into(), max: PRIORITY_MAX.into() };
+    if priority > limits::PRIORITY {
+        let problem = Problem::TooLarge { value: priority.into(), max: limits::PRIORITY.into() };
         return Err(FieldError::new("spec.priority", problem));
     }
     let (tier, is_tiered) = match spec.tier {
@@ -121,7 +120,7 @@ pub(crate) fn pods_in(namespaces: &LabelSelector, pods: &LabelSelector) -> Optio
 
 /// The place in a tier of a policy whose `priority` may be missing or bad.
 pub(crate) fn priority(written: Option<u16>) -> u16 {
-    written.filter(|priority| *priority <= PRIORITY_MAX).unwrap_or(PRIORITY_DEFAULT)
+    written.filter(|priority| *priority <= limits::PRIORITY).unwrap_or(PRIORITY_DEFAULT)
 }
 
 fn mode(written: Mode) -> rule::Mode {
@@ -172,6 +171,7 @@ fn rule(
 ) -> Result<rule::Rule, FieldError> {
     let path = format!("spec.{label}");
     let place = Place(&path);
+    field::rule_name(place.field("name"), written.name.as_deref())?;
     let peers = match &written.to {
         None => rule::Peers::Any,
         Some(list) => {
@@ -190,7 +190,7 @@ fn rule(
         }
     };
     Ok(rule::Rule {
-        label: written.name.clone().unwrap_or(label).into(),
+        label: written.name.clone().filter(|name| !name.is_empty()).unwrap_or(label).into(),
         direction: rule::Direction::Egress,
         action,
         peers,

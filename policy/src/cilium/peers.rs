@@ -41,15 +41,13 @@ impl RuleReader<'_> {
                 selectors::peer(path, self.namespace, one)
             })?);
         }
-        // Both name prefixes and may stand together.
-        if cidrs.is_some() || sets.is_some() {
-            let list = cidrs.as_deref().unwrap_or_default();
-            let mut peers = self.each(&format!("{side}CIDR"), list, |path, text| {
+        if let Some(list) = cidrs {
+            kinds.push(self.each(&format!("{side}CIDR"), list, |path, text| {
                 Ok(vec![world(net(path.to_owned(), text)?, Vec::new())])
-            })?;
-            let list = sets.as_deref().unwrap_or_default();
-            peers.extend(self.each(&format!("{side}CIDRSet"), list, cidr_set)?);
-            kinds.push(peers);
+            })?);
+        }
+        if let Some(list) = sets {
+            kinds.push(self.each(&format!("{side}CIDRSet"), list, cidr_set)?);
         }
         if let Some(list) = entities {
             kinds.push(self.each(&format!("{side}Entities"), list, |path, text| {
@@ -75,7 +73,7 @@ impl RuleReader<'_> {
             })?);
         }
         if kinds.len() > 1 {
-            let fields = "endpoints, CIDRs, entities, services and FQDNs";
+            let fields = "endpoints, CIDRs, CIDR sets, entities, services and FQDNs";
             return Err(FieldError::new(self.path.as_str(), Problem::Together { fields }));
         }
         Ok(kinds.pop().map(Peers::Of))

@@ -7,14 +7,12 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::icmp;
 use super::written::{Layer7, NameRule as WrittenName, Port, PortRule, Rule as Written};
 use crate::field::{self, Place, WrittenPort};
+use crate::limits;
 use crate::pattern::{DomainPattern, PatternError};
 use crate::problem::{FieldError, Problem};
 use crate::rule::{
     Action, Direction, NameRule, Peers, PortMatch, PortRange, PortSet, Ports, Protocol, Rule,
 };
-
-/// The most ports of an entry of `toPorts`, and message types of one of `icmps` (CL-4).
-const PORTS_MAX: usize = 40;
 
 /// Reads the rules of one list.
 pub(super) struct RuleReader<'a> {
@@ -158,8 +156,9 @@ impl RuleReader<'_> {
 }
 
 fn check_count(path: &str, count: usize) -> Result<(), FieldError> {
-    if count > PORTS_MAX {
-        return Err(FieldError::new(path, Problem::TooMany { count, max: PORTS_MAX }));
+    let max = limits::CILIUM_PORTS;
+    if count > max {
+        return Err(FieldError::new(path, Problem::TooMany { count, max }));
     }
     Ok(())
 }

@@ -171,9 +171,10 @@ pub(crate) fn protocol(path: &str, written: Option<&str>) -> Result<Protocol, Fi
 
 /// The object's name.
 pub(crate) fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, FieldError> {
+    let path = "metadata.name".to_owned();
     match metadata.name.as_deref() {
-        Some(name) if !name.is_empty() => Ok(name.into()),
-        Some(_) | None => Err(FieldError::new("metadata.name", Problem::Missing)),
+        Some(name) if !name.is_empty() => field::object_name(path, name).map(Arc::from),
+        Some(_) | None => Err(FieldError::new(path, Problem::Missing)),
     }
 }
 

@@ -11,16 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use namegate_policy::limits::{DIRECTORY_DEPTH, FILES};
 use namegate_policy::object::{Object, ObjectRef};
 
 use super::file::{self, File, Held};
 use super::problem::{Problem, ProblemKind};
-
-/// How deep subdirectories are followed.
-const DEPTH_MAX: usize = 16;
-
-/// The most files that are read.
-const FILES_MAX: usize = 100_000;
 
 /// What differs between two looks; applied as one.
 #[derive(Clone, Debug, Default)]
@@ -227,8 +222,9 @@ impl Listing<'_> {
             return;
         }
         self.directories.insert(path.to_owned());
-        if depth >= DEPTH_MAX {
-            return self.fail(path, &format!("more than {DEPTH_MAX} directories deep: not read"));
+        if depth >= DIRECTORY_DEPTH {
+            return self
+                .fail(path, &format!("more than {DIRECTORY_DEPTH} directories deep: not read"));
         }
         let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         match entries {
@@ -245,10 +241,10 @@ impl Listing<'_> {
     }
 
     fn add(&mut self, path: &Path) {
-        if self.files.len() < FILES_MAX {
+        if self.files.len() < FILES {
             self.files.insert(path.to_owned());
         } else if !self.files.contains(path) {
-            let reason = format!("more than {FILES_MAX} files: the rest is not read");
+            let reason = format!("more than {FILES} files: the rest is not read");
             let root = path.parent().unwrap_or(path);
             let problem = Problem::new(root, ProblemKind::Unreadable, &reason);
             if self.problems.last() != Some(&problem) {

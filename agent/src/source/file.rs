@@ -8,12 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use namegate_policy::limits::FILE_OCTETS;
 use namegate_policy::object::{self, Object, ObjectError, ObjectRef};
 use rustix::fs::{Mode, OFlags};
 
 use super::position;
 use super::problem::{Problem, ProblemKind};
-use super::yaml::{self, Document, FILE_MAX, YamlError};
+use super::yaml::{self, Document, YamlError};
 
 /// The most problems of one file that are listed.
 const PROBLEMS_MAX: usize = 1_000;
@@ -82,15 +83,15 @@ fn open(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
 }
 
 fn read_open(file: fs::File, metadata: &fs::Metadata) -> io::Result<Vec<u8>> {
-    let too_large = |size| io::Error::other(YamlError::TooLarge { size, limit: FILE_MAX });
+    let too_large = |size| io::Error::other(YamlError::TooLarge { size, limit: FILE_OCTETS });
     let size = usize::try_from(metadata.size()).unwrap_or(usize::MAX);
-    if size > FILE_MAX {
+    if size > FILE_OCTETS {
         return Err(too_large(size));
     }
     let mut content = Vec::with_capacity(size);
     // The file can grow while it is read.
-    file.take(FILE_MAX as u64 + 1).read_to_end(&mut content)?;
-    if content.len() > FILE_MAX { Err(too_large(content.len())) } else { Ok(content) }
+    file.take(FILE_OCTETS as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > FILE_OCTETS { Err(too_large(content.len())) } else { Ok(content) }
 }
 
 impl File {

@@ -3,17 +3,9 @@
 //! A stream is cut at its document markers before anything is parsed, so that a broken document
 //! takes no other with it. Each document is parsed within fixed bounds.
 
+use namegate_policy::limits::{DOCUMENT_OCTETS, DOCUMENTS_PER_FILE, FILE_OCTETS};
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
-
-/// The largest file that is read.
-pub const FILE_MAX: usize = 16 << 20;
-
-/// The largest single document.
-pub const DOCUMENT_MAX: usize = 4 << 20;
-
-/// The most documents of one file that are read.
-pub const DOCUMENTS_MAX: usize = 100_000;
 
 /// One document of a file.
 #[derive(Debug, PartialEq)]
@@ -92,8 +84,8 @@ impl YamlError {
 /// Reads the documents of a file one by one; empty ones are left out.
 pub fn documents(bytes: &[u8]) -> impl Iterator<Item = Document<'_>> {
     let failed = |error| Some(Document { line: 1, text: "", content: Err(error) });
-    let whole = if bytes.len() > FILE_MAX {
-        failed(YamlError::TooLarge { size: bytes.len(), limit: FILE_MAX })
+    let whole = if bytes.len() > FILE_OCTETS {
+        failed(YamlError::TooLarge { size: bytes.len(), limit: FILE_OCTETS })
     } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         failed(YamlError::Utf16)
     } else {
@@ -101,7 +93,7 @@ pub fn documents(bytes: &[u8]) -> impl Iterator<Item = Document<'_>> {
     };
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let pieces = if whole.is_some() { Vec::new() } else { pieces(bytes) };
-    let documents = pieces.into_iter().enumerate().take(DOCUMENTS_MAX + 1);
+    let documents = pieces.into_iter().enumerate().take(DOCUMENTS_PER_FILE + 1);
     whole.into_iter().chain(documents.filter_map(|(index, piece)| piece.read(index)))
 }
 
@@ -133,8 +125,8 @@ impl<'a> Piece<'a> {
             text.split_inclusive('\n').take_while(|line| is_blank(line)).map(str::len).sum();
         let line = self.line + text[..skipped].matches('\n').count();
         let text = &text[skipped..];
-        let content = if index >= DOCUMENTS_MAX {
-            Err(YamlError::TooMany { limit: DOCUMENTS_MAX })
+        let content = if index >= DOCUMENTS_PER_FILE {
+            Err(YamlError::TooMany { limit: DOCUMENTS_PER_FILE })
         } else {
             encoding.and_then(|()| parse(text, line))
         };
@@ -175,8 +167,8 @@ fn pieces(bytes: &[u8]) -> Vec<Piece<'_>> {
 }
 
 fn parse(text: &str, first_line: usize) -> Result<Value, YamlError> {
-    if text.len() > DOCUMENT_MAX {
-        return Err(YamlError::TooLarge { size: text.len(), limit: DOCUMENT_MAX });
+    if text.len() > DOCUMENT_OCTETS {
+        return Err(YamlError::TooLarge { size: text.len(), limit: DOCUMENT_OCTETS });
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {

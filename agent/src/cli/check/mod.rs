@@ -11,9 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use namegate_policy::limits::FILE_OCTETS;
 use namegate_policy::name::DnsName;
 
-use crate::source::{Directory, yaml};
+use crate::source::Directory;
 use report::{Report, Severity};
 
 /// Options of `namegate check`.
@@ -132,7 +133,7 @@ fn is_stream(path: &Path) -> bool {
 /// As much of a stream as a file may hold; one octet more where there is more.
 fn stream(stream: impl Read) -> Result<Vec<u8>, String> {
     let mut text = Vec::new();
-    let most = yaml::FILE_MAX as u64 + 1;
+    let most = FILE_OCTETS as u64 + 1;
     stream.take(most).read_to_end(&mut text).map_err(|error| format!("cannot read: {error}"))?;
     Ok(text)
 }

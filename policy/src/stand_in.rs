@@ -1,9 +1,10 @@
 //! What is in force for a policy that is refused and has no good version: the stricter side.
 //!
 //! What the object selects is closed in the directions that it would have isolated, and nothing is
-//! allowed. A tiered object isolates nothing; where it denies or passes, everything is denied, as
-//! CNP-7 has it for a rule of which something is unknown. Where the subject cannot be read, or the
-//! object's name, nobody can say whom to close, and nothing stands in.
+//! allowed. Where the object denies or passes, everything is denied, as CNP-7 has it for a rule of
+//! which something is unknown. So nothing goes through that the object as it was meant would have
+//! stopped. Where the subject cannot be read, or the object's name, nobody can say whom to close, and
+//! nothing stands in.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -44,7 +45,7 @@ pub(crate) fn stand_in(kind: PolicyKind, value: &Value, error: &FieldError) -> O
     let spec = value.get("spec").filter(|spec| spec.is_object());
     let parts: Vec<Part> = match kind {
         PolicyKind::CiliumNetworkPolicy | PolicyKind::CiliumClusterwideNetworkPolicy => {
-            let more = value.get("specs").and_then(Value::as_array).into_iter().flatten();
+            let more = entries(value, "specs");
             spec.into_iter().chain(more).filter_map(|spec| cilium_part(&reference, spec)).collect()
         }
         PolicyKind::NetworkPolicy => vec![network_policy_part(&reference, spec?, error)?],
@@ -66,7 +67,7 @@ struct Part {
     mode: Mode,
     tier: Tier,
     isolates: Isolation,
-    /// The directions in which something is denied that isolation does not cover.
+    /// The directions in which something is denied, which no allow rule of another may open.
     denies: Isolation,
     filters_lookups: bool,
 }
@@ -85,7 +86,7 @@ impl Part {
                 ports: Ports::Any,
             })
             .collect();
-        if isolates == Isolation::default() && rules.is_empty() {
+        if isolates == Isolation::default() && rules.is_empty() && !filters_lookups {
             return None;
         }
         let dns = filters_lookups.then(|| DnsPolicy {
@@ -183,8 +184,9 @@ fn egress_part(reference: &PolicyRef, spec: &Value) -> Option<Part> {
         mode: if is_audit { Mode::Audit } else { Mode::Enforce },
         tier,
         isolates: Isolation { egress: is_namespaced, ingress: false },
-        denies: Isolation { egress: !is_namespaced && has_entry(spec, "deny"), ingress: false },
-        filters_lookups: is_namespaced && asked != Some("Observe"),
+        denies: Isolation { egress: has_entry(spec, "deny"), ingress: false },
+        // What is written and cannot be read may be either.
+        filters_lookups: asked.map_or(is_namespaced, |asked| asked != "Observe"),
     })
 }
 
@@ -227,9 +229,21 @@ fn cilium_part(reference: &PolicyRef, spec: &Value) -> Option<Part> {
         tier: Tier::Namespaced,
         isolates,
         denies: Isolation {
-            egress: !isolates.egress && has_entry(spec, "egressDeny"),
-            ingress: !isolates.ingress && has_entry(spec, "ingressDeny"),
+            egress: has_entry(spec, "egressDeny"),
+            ingress: has_entry(spec, "ingressDeny"),
         },
-        filters_lookups: false,
+        filters_lookups: names_lookups(spec),
     })
+}
+
+/// The entries of a list; none of what is no list.
+fn entries<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether some `rules.dns` says which names may be asked for.
+fn names_lookups(spec: &Value) -> bool {
+    let rules = entries(spec, "egress");
+    let mut ports = rules.iter().flat_map(|rule| entries(rule, "toPorts"));
+    ports.any(|port| port.pointer("/rules/dns").is_some_and(|dns| !dns.is_null()))
 }

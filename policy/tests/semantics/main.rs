@@ -8,3 +8,4 @@ mod corpus;
 mod engine;
 mod mutations;
 mod random;
+mod strictness;

@@ -12,6 +12,7 @@ pub mod api;
 pub mod cilium;
 pub mod cluster;
 pub mod dns;
+pub mod explain;
 mod field;
 pub mod identity;
 pub mod inventory;

@@ -455,7 +455,7 @@ pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -
 }
 
 /// How many letters must be added, removed or replaced to make one word of the other.
-fn distance(one: &str, two: &str) -> usize {
+pub fn distance(one: &str, two: &str) -> usize {
     // Longer words than any field are nobody's typing error.
     if one.len() > 64 {
         return usize::MAX;

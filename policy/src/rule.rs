@@ -95,6 +95,20 @@ pub enum PolicyKind {
     CiliumClusterwideNetworkPolicy,
 }
 
+impl PolicyKind {
+    /// The group and version that objects of the kind carry.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::EgressPolicy | Self::ClusterEgressPolicy => crate::api::API_VERSION,
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ClusterNetworkPolicy => crate::cluster::API_VERSION,
+            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => {
+                crate::cilium::API_VERSION
+            }
+        }
+    }
+}
+
 impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -7,14 +7,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use namegate_policy::dns::{NameDecision, RefuseWith};
 use namegate_policy::name::DnsName;
 use namegate_policy::object::{self, Object, ObjectError};
-use namegate_policy::oracle::{Flow, Oracle, Ruling, Verdict};
-use namegate_policy::resource::{Pod, PodRef};
+use namegate_policy::oracle::{Flow, LookupRuling, Oracle, Ruling, Verdict};
+use namegate_policy::resource::PodRef;
 use namegate_policy::rule::{Direction, Protocol};
 use namegate_policy::testing::Case;
+use namegate_policy::time::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::engine::Compiled;
+use crate::engine::{Compiled, circumstances, lessons};
 
 const TOWN: &str = include_str!("cases/town.yaml");
 
@@ -197,12 +198,12 @@ fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {
         objects,
     };
     let compiled = Compiled::new(&case);
-    let names_of = |pod: &Pod, address| compiled.names_of(pod, address);
+    let (circumstances, lessons) = (circumstances(&case), lessons(&case));
     let oracle = Oracle {
         objects: &case.objects,
-        own_addresses: &case.own_addresses,
-        ranges: &case.ranges,
-        names_of: &names_of,
+        circumstances: &circumstances,
+        lessons: &lessons,
+        now: Timestamp::from_nanos(1),
     };
     for expected in &written.flows {
         check_flow(claim, &case, &compiled, &oracle, expected);
@@ -210,6 +211,9 @@ fn check_case(claim: &str, written: &Written, objects: Vec<Object>) {
     for expected in &written.queries {
         let name = DnsName::parse(&expected.name).unwrap();
         let found = compiled.decide_name(&pod_ref(&expected.pod), &name);
+        let pod = oracle.pods().find(|pod| pod.reference == pod_ref(&expected.pod)).unwrap();
+        let plainly = oracle.ask(pod, &name);
+        assert_eq!(as_ruling(found.clone()), plainly, "{claim}: {} asks for {name}", expected.pod);
         let shown = (answer(found.as_ref()), opens(found.as_ref()));
         let wanted = (expected.answer.as_str(), expected.opens);
         assert_eq!(shown, wanted, "{claim}: {} asks for {name}", expected.pod);
@@ -317,6 +321,17 @@ fn answer(found: Option<&NameDecision>) -> &'static str {
         Some(NameDecision::Refused { with: RefuseWith::Refused, .. }) => "refused",
         Some(NameDecision::Refused { with: RefuseWith::NxDomain, .. }) => "nxdomain",
         Some(NameDecision::Refused { with: RefuseWith::Empty, .. }) => "empty",
+    }
+}
+
+fn as_ruling(found: Option<NameDecision>) -> LookupRuling {
+    match found {
+        None => LookupRuling::Ungoverned,
+        Some(NameDecision::Allowed { clauses, origin, audit }) => {
+            LookupRuling::Allowed { origin, audit, opens: !clauses.is_empty() }
+        }
+        Some(NameDecision::SearchMiss) => LookupRuling::SearchMiss,
+        Some(NameDecision::Refused { with, filters }) => LookupRuling::Refused { with, filters },
     }
 }
 

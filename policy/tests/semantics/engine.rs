@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use namegate_policy::dns::{ClusterNames, NameDecision};
@@ -10,13 +11,41 @@ use namegate_policy::identity::Identity;
 use namegate_policy::inventory::Inventory;
 use namegate_policy::name::DnsName;
 use namegate_policy::object::Object;
-use namegate_policy::oracle::{Flow, Ruling, Verdict};
+use namegate_policy::opening::{ClusterRanges, RebindingGuard, refusal};
+use namegate_policy::oracle::{Circumstances, Flow, Lesson, Ruling, Verdict};
 use namegate_policy::resource::{Pod, PodRef};
-use namegate_policy::rule::{CidrPeer, CidrReach, Direction, Policy, PolicyRef};
+use namegate_policy::rule::{
+    CidrPeer, CidrReach, Direction, Policy, PolicyRef, Protocol, ServiceRef,
+};
 use namegate_policy::table::{
     Clause, ClauseAction, ClausePorts, ClauseTier, PolicyTable, TableSource,
 };
 use namegate_policy::testing::Case;
+use namegate_policy::time::Timestamp;
+
+/// What a case says beside objects.
+pub(crate) fn circumstances(case: &Case) -> Circumstances {
+    Circumstances {
+        own_addresses: case.own_addresses.clone(),
+        ranges: ClusterRanges { pods: case.ranges.clone(), ..ClusterRanges::default() },
+        search: vec![DnsName::parse("corp.test").unwrap()],
+        ..Circumstances::default()
+    }
+}
+
+/// What was learned in a case, for good.
+pub(crate) fn lessons(case: &Case) -> Vec<Lesson> {
+    let learned = case.learned.iter().cloned();
+    learned
+        .map(|(pod, address, name)| Lesson {
+            pod,
+            name,
+            address,
+            ttl: Duration::from_secs(3_600),
+            at: Timestamp::from_nanos(0),
+        })
+        .collect()
+}
 
 /// The engine that a case is compiled to.
 pub(crate) struct Compiled {
@@ -69,12 +98,34 @@ impl Compiled {
         names.is_governed().then(|| names.decide(name))
     }
 
-    pub(crate) fn names_of(&self, pod: &Pod, address: IpAddr) -> Vec<DnsName> {
+    fn names_of(&self, pod: &Pod, address: IpAddr) -> Vec<DnsName> {
         let Some(identity) = self.inventory.identity_of(&pod.reference) else {
             return Vec::new();
         };
+        if !self.is_open_to_names(address) {
+            return Vec::new();
+        }
         let learned = self.learned.iter().filter(|(one, at, _)| (*one, *at) == (identity, address));
         learned.map(|(_, _, name)| name.clone()).collect()
+    }
+
+    /// Whether a name may open an address (EP-9).
+    fn is_open_to_names(&self, address: IpAddr) -> bool {
+        let ranges = ClusterRanges { pods: self.ranges.clone(), ..ClusterRanges::default() };
+        let mut services = self.inventory.services();
+        matches!(self.identity_at(address), Identity::WORLD | Identity::KUBE_APISERVER)
+            && !services.any(|service| service.cluster_addresses.contains(&address))
+            && refusal(address, &ranges, RebindingGuard::Relaxed, false).is_none()
+    }
+
+    fn is_resolver(&self, address: IpAddr) -> bool {
+        let service = ServiceRef { namespace: "kube-system".into(), name: "kube-dns".into() };
+        let own = self.inventory.service(&service).into_iter().flat_map(|s| &s.cluster_addresses);
+        let mut backends = self.inventory.slices_of(&service).flat_map(|slice| &slice.addresses);
+        let is_known = self.inventory.service(&service).is_some();
+        own.copied().any(|one| one == address)
+            || (is_known && backends.any(|one| *one == address))
+            || address == IpAddr::from([169, 254, 20, 10])
     }
 
     fn identity_at(&self, address: IpAddr) -> Identity {
@@ -103,6 +154,15 @@ impl Compiled {
             return None;
         }
         let table = &self.tables[&identity];
+        let is_query = flow.port == 53 && matches!(flow.protocol, Protocol::Tcp | Protocol::Udp);
+        if direction == Direction::Egress
+            && is_query
+            && table.names.is_governed()
+            && self.is_resolver(remote)
+        {
+            // The proxy's matter.
+            return None;
+        }
         let clauses = match direction {
             Direction::Egress => &table.egress,
             Direction::Ingress => &table.ingress,

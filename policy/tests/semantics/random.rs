@@ -1,11 +1,11 @@
 //! Policy tables against the oracle, over random documents and flows.
 
 use namegate_policy::oracle::{Flow, Oracle, Ruling};
-use namegate_policy::resource::Pod;
 use namegate_policy::rule::Direction;
 use namegate_policy::testing::{Case, Documents};
+use namegate_policy::time::Timestamp;
 
-use crate::engine::Compiled;
+use crate::engine::{Compiled, circumstances, lessons};
 
 /// Towns that are looked at: 50 flows each on average, from both ends, make 10^5 flows.
 /// `NAMEGATE_CASES` asks for more.
@@ -32,12 +32,12 @@ type Disagreement = (Direction, Flow, Ruling, Option<Ruling>);
 
 fn disagreement(case: &Case) -> Option<Disagreement> {
     let compiled = Compiled::new(case);
-    let names_of = |pod: &Pod, address| compiled.names_of(pod, address);
+    let (circumstances, lessons) = (circumstances(case), lessons(case));
     let oracle = Oracle {
         objects: &case.objects,
-        own_addresses: &case.own_addresses,
-        ranges: &case.ranges,
-        names_of: &names_of,
+        circumstances: &circumstances,
+        lessons: &lessons,
+        now: Timestamp::from_nanos(1),
     };
     case.flows.iter().find_map(|flow| {
         let expected = oracle.decide(flow);

@@ -68,6 +68,8 @@ pub struct ClusterNames {
 pub struct NamePolicy {
     is_governed: bool,
     uses: PatternSet<Use>,
+    /// How many rules open nothing.
+    resolving: usize,
     enforcing: Vec<(Origin, RefuseWith)>,
     auditing: Vec<Origin>,
     cluster: Arc<ClusterNames>,
@@ -78,6 +80,8 @@ pub struct NamePolicy {
 struct Use {
     /// The clause that it opens addresses for.
     clause: Option<u16>,
+    /// Its place among the rules that open nothing.
+    place: usize,
     resolves: bool,
     allow_private: bool,
     origin: Origin,
@@ -89,6 +93,7 @@ impl NamePolicy {
         Self {
             is_governed: false,
             uses: PatternSet::default(),
+            resolving: 0,
             enforcing: Vec::new(),
             auditing: Vec::new(),
             cluster,
@@ -113,13 +118,15 @@ impl NamePolicy {
     /// Lets the names of `peer` open addresses for `clause`.
     pub(crate) fn open(&mut self, peer: &FqdnPeer, clause: u16, origin: Origin) {
         let (resolves, allow_private) = (peer.resolves, peer.allow_private);
-        let value = Use { clause: Some(clause), resolves, allow_private, origin };
+        let value = Use { clause: Some(clause), place: 0, resolves, allow_private, origin };
         self.uses.insert(&peer.pattern, &peer.except, value);
     }
 
     /// Lets names resolve that open nothing.
     pub(crate) fn resolve(&mut self, pattern: &DomainPattern, origin: Origin) {
-        let value = Use { clause: None, resolves: true, allow_private: false, origin };
+        let place = self.resolving;
+        self.resolving += 1;
+        let value = Use { clause: None, place, resolves: true, allow_private: false, origin };
         self.uses.insert(pattern, &[], value);
     }
 
@@ -134,8 +141,9 @@ impl NamePolicy {
         let mut allowed: Option<&Use> = None;
         self.uses.for_each_match(name, |found| {
             clauses.extend(found.clause);
-            // The lowest clause speaks for the name; a rule that opens nothing only where no other.
-            let rank = |one: &Use| (one.clause.is_none(), one.clause);
+            // The lowest clause speaks for the name; a rule that opens nothing only where no other,
+            // and then the first.
+            let rank = |one: &Use| (one.clause.is_none(), one.clause, one.place);
             if found.resolves && allowed.is_none_or(|known| rank(found) < rank(known)) {
                 allowed = Some(found);
             }

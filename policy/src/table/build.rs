@@ -228,8 +228,14 @@ impl<'a> Ladder<'a> {
         let mut parts = Vec::new();
         let (peers, fqdns) = self.peers(&rule.peers);
         if !is_nothing(&peers) {
-            if let Some(ports) = self.numbered(&rule.ports) {
-                parts.push((peers.clone(), ports, fqdns));
+            match self.numbered(&rule.ports) {
+                Some(ports) => parts.push((peers.clone(), ports, fqdns)),
+                // Names resolve whatever the ports (EP-2), and open nothing on those of pods alone.
+                None if !fqdns.is_empty() => {
+                    let names = ClausePeers { names: true, ..ClausePeers::default() };
+                    parts.push((names, ClausePorts::Of(Vec::new()), fqdns));
+                }
+                None => {}
             }
             if self.direction == Direction::Egress {
                 for (protocol, name) in named(&rule.ports) {

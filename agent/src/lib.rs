@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod dns;
 pub mod endpoints;
+pub mod explain;
 pub mod flows;
 pub mod kubernetes;
 pub mod link;

@@ -4,6 +4,7 @@ mod agent_args;
 mod check;
 pub(crate) mod crds;
 mod duration;
+mod explain;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use agent_args::{AgentArgs, Guard, NodeArgs};
 pub use check::{CheckArgs, Output};
+pub use explain::ExplainArgs;
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
 
@@ -21,6 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   namegate check examples/
       Parse and validate manifests; nothing is enforced.
+  namegate explain --manifests examples/town --from shop/checkout --to data/db --port 5432
+      Say what becomes of a flow and why, at both of its ends.
   namegate agent
       In a pod of the cluster: enforce what its API server says about the pods of this node.
   namegate agent --manifests /etc/namegate --watch --audit-log /var/log/namegate.jsonl
@@ -33,6 +37,7 @@ Examples:
 Exit codes:
   0  done; for `agent`: ended by SIGINT or SIGTERM
   1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`: errors found;
+     `explain`: invalid manifests, or a flow that could not be judged;
      `uninstall`: something is left behind
   2  wrong usage: an unknown option, a path that does not exist";
 
@@ -56,6 +61,8 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Parse and validate manifests, and say what is wrong with them
     Check(CheckArgs),
+    /// Say what becomes of a flow, which rule decides, and why the others do not
+    Explain(Box<ExplainArgs>),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
     Crds,
     /// Say by the exit code whether an agent enforces everything that it read
@@ -96,6 +103,7 @@ pub fn run(cli: Cli) -> ExitCode {
             report(crate::agent::run(*args))
         }
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Crds => crds::run(),
         Command::Ready { ready_file } => is_ready(&ready_file),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),

@@ -19,6 +19,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/na
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
+/// Where nothing can be pinned.
+const NO_PINS: &str = "/proc/namegate-pins-nothing";
+
 /// Every map that outlives the agent.
 const PINNED: [&str; 16] = [
     "CONFIG",
@@ -43,14 +46,31 @@ impl Datapath {
     /// Loads the program, over the maps that a previous agent pinned where there are any, and puts
     /// it in the place of the previous program on every interface that is attached.
     pub fn open(options: &Options) -> Result<(Self, Events), DatapathError> {
-        if OBJECT.is_empty() {
-            return Err(DatapathError::NoProgram);
-        }
         let pins = prepare(&options.pin_root)?;
         let is_taken_over = pins.join("maps/CONFIG").exists();
         let mut loader = EbpfLoader::new();
         for name in PINNED {
             loader.map_pin_path(name, pins.join("maps").join(name));
+        }
+        let (mut datapath, events) = Self::load(loader, pins, is_taken_over, options)?;
+        datapath.adopt()?;
+        Ok((datapath, events))
+    }
+
+    /// Loads the program over maps of its own that nothing pins, for [`Datapath::run`] beside an
+    /// agent that must not notice; `pin_root` is not used. Interfaces cannot be attached.
+    pub fn unpinned(options: &Options) -> Result<(Self, Events), DatapathError> {
+        Self::load(EbpfLoader::new(), PathBuf::from(NO_PINS), false, options)
+    }
+
+    fn load(
+        mut loader: EbpfLoader<'_>,
+        pins: PathBuf,
+        is_taken_over: bool,
+        options: &Options,
+    ) -> Result<(Self, Events), DatapathError> {
+        if OBJECT.is_empty() {
+            return Err(DatapathError::NoProgram);
         }
         loader
             .map_max_entries("NAMES", options.names_max)
@@ -66,7 +86,7 @@ impl Datapath {
         }
         let events = Events::new(ring(&mut ebpf)?);
         let maps = Maps::take(&mut ebpf)?;
-        let mut datapath = Self {
+        let datapath = Self {
             pins,
             is_taken_over,
             ebpf,
@@ -74,7 +94,6 @@ impl Datapath {
             tables: BTreeMap::new(),
             maps,
         };
-        datapath.adopt()?;
         Ok((datapath, events))
     }
 

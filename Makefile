@@ -34,6 +34,10 @@ demo-clean: ## Removes a town that KEEP=1 left standing
 test: build ## Runs every test, as root
 	cargo test --workspace $(as_root)
 
+.PHONY: nightly
+nightly: build ## Holds the three engines against each other over a million random flows, as root
+	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
+
 .PHONY: check
 check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint
 

@@ -2,7 +2,6 @@
 
 mod pod;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use namegate_egress_bpf::abi::{DropReason, EventVerdict, NO_CLAUSE};
 use namegate_egress_bpf::packet::TCP_SYN;
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
-use namegate_policy::identity::Identity;
+use namegate_policy::identity::{Identity, IdentitySet};
 use namegate_policy::rule::{CidrReach, PortRange, Protocol};
 use namegate_policy::table::{
     CidrPeer, Clause, ClauseAction, ClausePeers, ClausePorts, ClauseTier,
@@ -98,7 +97,7 @@ fn any_clause() -> impl Strategy<Value = Clause> {
         .prop_map(|(net, except)| CidrPeer { net, except, reach: CidrReach::All });
     let identity = proptest::sample::select(vec![1_u32, 4, 256, 257]);
     let identities = proptest::collection::btree_set(identity, 0..3)
-        .prop_map(|set| set.into_iter().filter_map(Identity::new).collect::<BTreeSet<_>>());
+        .prop_map(|set| set.into_iter().filter_map(Identity::new).collect::<IdentitySet>());
     let peers = prop_oneof![
         1 => Just(any_peer()),
         4 => (identities, proptest::collection::vec(cidr, 0..3)).prop_map(|(identities, cidrs)| {

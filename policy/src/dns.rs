@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::name::DnsName;
-use crate::pattern::{DomainPattern, PatternSet};
+use crate::pattern::{DomainPattern, PatternSeed, PatternSet};
 use crate::rule::{FqdnPeer, Origin};
 
 /// The egress clauses (by position in [`crate::table::PolicyTable::egress`]) whose FQDN peers match
@@ -67,21 +67,19 @@ pub struct ClusterNames {
 #[derive(Clone, Debug)]
 pub struct NamePolicy {
     is_governed: bool,
-    uses: PatternSet<Use>,
-    /// How many rules open nothing.
-    resolving: usize,
+    patterns: PatternSet,
+    /// What patterns stand for: many for the same.
+    uses: Vec<Use>,
     enforcing: Vec<(Origin, RefuseWith)>,
     auditing: Vec<Origin>,
     cluster: Arc<ClusterNames>,
 }
 
 /// What a pattern stands for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Use {
     /// The clause that it opens addresses for.
     clause: Option<u16>,
-    /// Its place among the rules that open nothing.
-    place: usize,
     resolves: bool,
     allow_private: bool,
     origin: Origin,
@@ -92,12 +90,27 @@ impl NamePolicy {
     pub fn ungoverned(cluster: Arc<ClusterNames>) -> Self {
         Self {
             is_governed: false,
-            uses: PatternSet::default(),
-            resolving: 0,
+            patterns: PatternSet::default(),
+            uses: Vec::new(),
             enforcing: Vec::new(),
             auditing: Vec::new(),
             cluster,
         }
+    }
+
+    /// An ungoverned policy whose patterns are hashed by `seed`.
+    pub(crate) fn seeded(cluster: Arc<ClusterNames>, seed: PatternSeed) -> Self {
+        Self { patterns: PatternSet::new(seed), ..Self::ungoverned(cluster) }
+    }
+
+    /// Makes room for `more` patterns.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.patterns.reserve(more);
+    }
+
+    /// How many patterns there are, and the octets of memory that they take.
+    pub fn size(&self) -> (usize, usize) {
+        (self.patterns.len(), self.patterns.footprint())
     }
 
     /// Sends the identity's lookups through the proxy (EP-2).
@@ -116,18 +129,30 @@ impl NamePolicy {
     }
 
     /// Lets the names of `peer` open addresses for `clause`.
-    pub(crate) fn open(&mut self, peer: &FqdnPeer, clause: u16, origin: Origin) {
+    pub(crate) fn open(&mut self, peer: &FqdnPeer, clause: u16, origin: &Origin) {
         let (resolves, allow_private) = (peer.resolves, peer.allow_private);
-        let value = Use { clause: Some(clause), place: 0, resolves, allow_private, origin };
-        self.uses.insert(&peer.pattern, &peer.except, value);
+        let clause = Some(clause);
+        let place = self.place(Use { clause, resolves, allow_private, origin: origin.clone() });
+        self.patterns.insert(&peer.pattern, &peer.except, place);
     }
 
     /// Lets names resolve that open nothing.
-    pub(crate) fn resolve(&mut self, pattern: &DomainPattern, origin: Origin) {
-        let place = self.resolving;
-        self.resolving += 1;
-        let value = Use { clause: None, place, resolves: true, allow_private: false, origin };
-        self.uses.insert(pattern, &[], value);
+    pub(crate) fn resolve(&mut self, pattern: &DomainPattern, origin: &Origin) {
+        let origin = origin.clone();
+        let place = self.place(Use { clause: None, resolves: true, allow_private: false, origin });
+        self.patterns.insert(pattern, &[], place);
+    }
+
+    /// Where `meant` stands in `uses`; the patterns of a rule come one after the other.
+    fn place(&mut self, meant: Use) -> u32 {
+        if self.uses.last() != Some(&meant) {
+            self.uses.push(meant);
+        }
+        (self.uses.len() - 1) as u32
+    }
+
+    fn for_each_use<'a>(&'a self, name: &DnsName, mut found: impl FnMut(&'a Use)) {
+        self.patterns.for_each_match(name, |place| found(&self.uses[place as usize]));
     }
 
     /// Whether lookups of this identity go through the proxy at all (EP-2).
@@ -138,19 +163,21 @@ impl NamePolicy {
     /// Decides about a query for `name`.
     pub fn decide(&self, name: &DnsName) -> NameDecision {
         let mut clauses = BTreeSet::new();
-        let mut allowed: Option<&Use> = None;
-        self.uses.for_each_match(name, |found| {
+        let mut allowed: Option<(u32, &Use)> = None;
+        self.patterns.for_each_match(name, |place| {
+            let found = &self.uses[place as usize];
             clauses.extend(found.clause);
             // The lowest clause speaks for the name; a rule that opens nothing only where no other,
             // and then the first.
-            let rank = |one: &Use| (one.clause.is_none(), one.clause, one.place);
-            if found.resolves && allowed.is_none_or(|known| rank(found) < rank(known)) {
-                allowed = Some(found);
+            let rank = |(place, one): (u32, &Use)| (one.clause.is_none(), one.clause, place);
+            let candidate = (place, found);
+            if found.resolves && allowed.is_none_or(|known| rank(candidate) < rank(known)) {
+                allowed = Some(candidate);
             }
         });
         let clauses: ClauseSet = clauses.into_iter().collect();
         let allow = |origin, audit| NameDecision::Allowed { clauses, origin, audit };
-        if let Some(rule) = allowed {
+        if let Some((_, rule)) = allowed {
             return allow(Some(rule.origin.clone()), false);
         }
         if self.cluster.owns(name) {
@@ -170,7 +197,7 @@ impl NamePolicy {
     /// The clauses that addresses of `name` are opened for, lowest first.
     pub fn clauses(&self, name: &DnsName) -> ClauseSet {
         let mut clauses = BTreeSet::new();
-        self.uses.for_each_match(name, |found| clauses.extend(found.clause));
+        self.for_each_use(name, |found| clauses.extend(found.clause));
         clauses.into_iter().collect()
     }
 
@@ -178,7 +205,7 @@ impl NamePolicy {
     /// rebinding guard: where a peer that means `name` allows it (EP-9).
     pub fn private_clauses(&self, name: &DnsName) -> ClauseSet {
         let mut clauses = BTreeSet::new();
-        self.uses.for_each_match(name, |found| {
+        self.for_each_use(name, |found| {
             clauses.extend(found.clause.filter(|_| found.allow_private));
         });
         clauses.into_iter().collect()

@@ -1,7 +1,11 @@
 //! Identities: interned label sets of workloads.
 
-use std::collections::BTreeMap;
+mod set;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use set::IdentitySet;
 
 use crate::resource::NamedPorts;
 use crate::selector::Labels;
@@ -61,6 +65,8 @@ pub struct Identities {
     by_labels: BTreeMap<Arc<WorkloadLabels>, Identity>,
     in_use: BTreeMap<Identity, (Arc<WorkloadLabels>, usize)>,
     next: u32,
+    /// Those that came or went since [`Identities::take_changed`].
+    changed: BTreeSet<Identity>,
 }
 
 impl Default for Identities {
@@ -69,6 +75,7 @@ impl Default for Identities {
             by_labels: BTreeMap::new(),
             in_use: BTreeMap::new(),
             next: Identity::FIRST_WORKLOAD.0,
+            changed: BTreeSet::new(),
         }
     }
 }
@@ -87,6 +94,7 @@ impl Identities {
         let labels = Arc::new(labels);
         self.by_labels.insert(Arc::clone(&labels), identity);
         self.in_use.insert(identity, (labels, 1));
+        self.changed.insert(identity);
         identity
     }
 
@@ -97,17 +105,24 @@ impl Identities {
         if *users == 0 {
             self.by_labels.remove(labels);
             self.in_use.remove(&identity);
+            self.changed.insert(identity);
         }
     }
 
     /// The labels of an identity in use; `None` for a reserved one.
-    pub fn labels(&self, identity: Identity) -> Option<&WorkloadLabels> {
-        self.in_use.get(&identity).map(|(labels, _)| labels.as_ref())
+    pub fn labels(&self, identity: Identity) -> Option<&Arc<WorkloadLabels>> {
+        self.in_use.get(&identity).map(|(labels, _)| labels)
     }
 
     /// The identities in use with their labels, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Identity, &WorkloadLabels)> {
         self.in_use.iter().map(|(identity, (labels, _))| (*identity, labels.as_ref()))
+    }
+
+    /// The identities that came or went since this was asked last; one that did both may be among
+    /// them.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Identity> {
+        std::mem::take(&mut self.changed)
     }
 
     fn unused(&mut self) -> Identity {
@@ -142,7 +157,11 @@ mod tests {
         assert_eq!(identities.acquire(mk_labels("web")), web, "same labels, same identity");
         assert_ne!(identities.acquire(mk_labels("db")), web);
         identities.release(web);
-        assert_eq!(identities.labels(web), Some(&mk_labels("web")), "one pod is left");
+        assert_eq!(
+            identities.labels(web).map(|l| &**l),
+            Some(&mk_labels("web")),
+            "one pod is left"
+        );
         identities.release(web);
         assert_eq!(identities.labels(web), None);
         assert_ne!(identities.acquire(mk_labels("web")), web, "numbers are not reused at once");

@@ -11,18 +11,49 @@ use crate::rule::{CidrGroups, Namespaces, ServiceRef, ServicesPeer, Workloads};
 /// The Service whose backends are the Kubernetes API server.
 const APISERVER: (&str, &str) = ("default", "kubernetes");
 
+/// What changed in an [`Inventory`], as far as others derive from it. What did not change in the
+/// end may be here too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InventoryChanges {
+    /// Identities that came or went.
+    pub(crate) identities: BTreeSet<Identity>,
+    /// Pods that came, went or are others.
+    pub(crate) pods: BTreeSet<PodRef>,
+    /// Addresses that somebody else may have, or somebody at all.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Services that are others, by themselves or by their backends.
+    pub(crate) services: BTreeSet<ServiceRef>,
+    /// Names of ports of pods that came, went or are others.
+    pub(crate) port_names: BTreeSet<Arc<str>>,
+    /// Whether a node is another.
+    pub(crate) nodes: bool,
+    /// Whether a CIDR group is another.
+    pub(crate) cidr_groups: bool,
+}
+
 /// Namespaces, pods, services, nodes and CIDR groups, and what follows from them.
 #[derive(Debug, Default)]
 pub struct Inventory {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: BTreeMap<PodRef, KnownPod>,
     services: BTreeMap<ServiceRef, Service>,
-    slices: BTreeMap<(Arc<str>, Arc<str>), EndpointSlice>,
+    slices: BTreeMap<SliceKey, EndpointSlice>,
+    slices_by_service: BTreeMap<ServiceRef, BTreeSet<SliceKey>>,
     nodes: BTreeMap<Arc<str>, Node>,
     cidr_groups: BTreeMap<Arc<str>, CidrGroup>,
     identities: Identities,
     holders: BTreeMap<IpAddr, BTreeSet<PodRef>>,
+    /// Addresses that several pods claim.
+    contested: BTreeSet<IpAddr>,
+    /// How many nodes have an address.
+    node_addresses: BTreeMap<IpAddr, usize>,
+    /// How many Services have a cluster address.
+    cluster_addresses: BTreeMap<IpAddr, usize>,
+    changes: InventoryChanges,
 }
+
+/// Namespace and name of an EndpointSlice.
+type SliceKey = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct KnownPod {
@@ -50,24 +81,23 @@ impl Inventory {
 
     /// Adds or replaces a pod.
     pub fn upsert_pod(&mut self, pod: Pod) {
-        let reference = pod.reference.clone();
-        // The new identity is taken before the old is given back, so that an unchanged one stays.
-        let identity = self.acquire_identity(&pod);
-        self.remove_pod(&reference);
-        if identity.is_some() {
-            for address in &pod.addresses {
-                self.holders.entry(*address).or_default().insert(reference.clone());
-            }
+        let known = self.pods.get(&pod.reference);
+        if known.is_some_and(|known| known.pod == pod) {
+            return;
         }
-        self.pods.insert(reference, KnownPod { pod, identity });
+        self.replace_pod(pod);
     }
 
     /// Removes a pod.
     pub fn remove_pod(&mut self, reference: &PodRef) {
         let Some(KnownPod { pod, identity }) = self.pods.remove(reference) else { return };
+        self.note_pod(&pod);
         for address in &pod.addresses {
             if let Some(holders) = self.holders.get_mut(address) {
                 holders.remove(reference);
+                if holders.len() < 2 {
+                    self.contested.remove(address);
+                }
                 if holders.is_empty() {
                     self.holders.remove(address);
                 }
@@ -80,42 +110,90 @@ impl Inventory {
 
     /// Adds or replaces a Service.
     pub fn upsert_service(&mut self, service: Service) {
-        self.services.insert(service.reference.clone(), service);
+        if self.services.get(&service.reference) == Some(&service) {
+            return;
+        }
+        let reference = service.reference.clone();
+        self.remove_service(&reference);
+        count(&mut self.cluster_addresses, &service.cluster_addresses);
+        self.services.insert(reference.clone(), service);
+        self.note_service(&reference);
     }
 
     /// Removes a Service.
     pub fn remove_service(&mut self, reference: &ServiceRef) {
-        self.services.remove(reference);
+        self.note_service(reference);
+        if let Some(service) = self.services.remove(reference) {
+            discount(&mut self.cluster_addresses, &service.cluster_addresses);
+        }
     }
 
     /// Adds or replaces an EndpointSlice.
     pub fn upsert_slice(&mut self, slice: EndpointSlice) {
-        self.slices.insert((Arc::clone(&slice.namespace), Arc::clone(&slice.name)), slice);
+        let key = (Arc::clone(&slice.namespace), Arc::clone(&slice.name));
+        if self.slices.get(&key) == Some(&slice) {
+            return;
+        }
+        self.remove_slice(&slice.namespace, &slice.name);
+        if let Some(service) = &slice.service {
+            self.note_backends(service, &slice.addresses);
+            self.slices_by_service.entry(service.clone()).or_default().insert(key.clone());
+        }
+        self.slices.insert(key, slice);
     }
 
     /// Removes an EndpointSlice.
     pub fn remove_slice(&mut self, namespace: &Arc<str>, name: &Arc<str>) {
-        self.slices.remove(&(Arc::clone(namespace), Arc::clone(name)));
+        let key = (Arc::clone(namespace), Arc::clone(name));
+        let Some(slice) = self.slices.remove(&key) else { return };
+        let Some(service) = slice.service else { return };
+        self.note_backends(&service, &slice.addresses);
+        if let Some(slices) = self.slices_by_service.get_mut(&service) {
+            slices.remove(&key);
+            if slices.is_empty() {
+                self.slices_by_service.remove(&service);
+            }
+        }
     }
 
     /// Adds or replaces a Node.
     pub fn upsert_node(&mut self, node: Node) {
+        if self.nodes.get(&node.name) == Some(&node) {
+            return;
+        }
+        self.remove_node(&node.name);
+        self.changes.nodes = true;
+        self.changes.addresses.extend(&node.addresses);
+        count(&mut self.node_addresses, &node.addresses);
         self.nodes.insert(Arc::clone(&node.name), node);
     }
 
     /// Removes a Node.
     pub fn remove_node(&mut self, name: &str) {
-        self.nodes.remove(name);
+        let Some(node) = self.nodes.remove(name) else { return };
+        self.changes.nodes = true;
+        self.changes.addresses.extend(&node.addresses);
+        discount(&mut self.node_addresses, &node.addresses);
     }
 
     /// Adds or replaces a CIDR group.
     pub fn upsert_cidr_group(&mut self, group: CidrGroup) {
-        self.cidr_groups.insert(Arc::clone(&group.name), group);
+        if self.cidr_groups.get(&group.name) != Some(&group) {
+            self.changes.cidr_groups = true;
+            self.cidr_groups.insert(Arc::clone(&group.name), group);
+        }
     }
 
     /// Removes a CIDR group.
     pub fn remove_cidr_group(&mut self, name: &str) {
-        self.cidr_groups.remove(name);
+        self.changes.cidr_groups |= self.cidr_groups.remove(name).is_some();
+    }
+
+    /// What changed since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> InventoryChanges {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.identities = self.identities.take_changed();
+        changes
     }
 
     /// A pod by name.
@@ -143,10 +221,17 @@ impl Inventory {
 
     /// Addresses that several pods claim, with the pods in order of their names.
     pub fn conflicts(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<PodRef>)> {
-        self.holders
-            .iter()
-            .filter(|(_, holders)| holders.len() > 1)
-            .map(|(address, holders)| (*address, holders))
+        self.contested.iter().filter_map(|address| Some((*address, self.holders.get(address)?)))
+    }
+
+    /// The addresses that pods with an identity of their own and nodes have, in no order.
+    pub(crate) fn known_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.holders.keys().chain(self.node_addresses.keys()).copied()
+    }
+
+    /// Whether [`Inventory::known_addresses`] has this one.
+    pub(crate) fn is_known_address(&self, address: IpAddr) -> bool {
+        self.holders.contains_key(&address) || self.node_addresses.contains_key(&address)
     }
 
     /// The identities in use.
@@ -169,12 +254,15 @@ impl Inventory {
         self.services.values()
     }
 
+    /// Whether `address` is a cluster address of a Service.
+    pub fn is_cluster_address(&self, address: IpAddr) -> bool {
+        self.cluster_addresses.contains_key(&address)
+    }
+
     /// The EndpointSlices of a Service.
-    pub fn slices_of<'a>(
-        &'a self,
-        service: &'a ServiceRef,
-    ) -> impl Iterator<Item = &'a EndpointSlice> {
-        self.slices.values().filter(|slice| slice.service.as_ref() == Some(service))
+    pub fn slices_of(&self, service: &ServiceRef) -> impl Iterator<Item = &EndpointSlice> {
+        let keys = self.slices_by_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.slices.get(key))
     }
 
     /// Every CIDR group.
@@ -187,31 +275,88 @@ impl Inventory {
         self.nodes.values()
     }
 
+    /// The Service whose backends are the Kubernetes API server.
+    pub(crate) fn apiserver() -> ServiceRef {
+        let (namespace, name) = APISERVER;
+        ServiceRef { namespace: namespace.into(), name: name.into() }
+    }
+
     /// The addresses of the Kubernetes API server: those of the Service `default/kubernetes` and of
     /// its backends.
     pub fn apiserver_addresses(&self) -> BTreeSet<IpAddr> {
-        let (namespace, name) = APISERVER;
-        let service = ServiceRef { namespace: namespace.into(), name: name.into() };
+        let service = Self::apiserver();
         let own = self.service(&service).into_iter().flat_map(|known| &known.cluster_addresses);
         let backends = self.slices_of(&service).flat_map(|slice| &slice.addresses);
         own.chain(backends).copied().collect()
     }
 
     /// Which address has which identity: pods before the node's own addresses (`own`), those before
-    /// the API server's, those before other nodes'. What is missing is a matter of prefixes.
+    /// other nodes', those before the API server's. What is missing is a matter of prefixes.
     pub fn ipcache(&self, own: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Identity> {
-        let remote_nodes = self.nodes.values().flat_map(|node| &node.addresses);
-        let mut ipcache: BTreeMap<IpAddr, Identity> =
-            remote_nodes.map(|address| (*address, Identity::REMOTE_NODE)).collect();
-        for address in self.apiserver_addresses() {
-            ipcache.entry(address).or_insert(Identity::KUBE_APISERVER);
+        let apiserver = self.apiserver_addresses();
+        let known = self.holders.keys().chain(own).chain(self.node_addresses.keys());
+        known
+            .chain(&apiserver)
+            .filter_map(|address| Some((*address, self.identity_at(*address, own, &apiserver)?)))
+            .collect()
+    }
+
+    /// The identity of one address, as [`Inventory::ipcache`] has it; `apiserver` is
+    /// [`Inventory::apiserver_addresses`].
+    pub fn identity_at(
+        &self,
+        address: IpAddr,
+        own: &BTreeSet<IpAddr>,
+        apiserver: &BTreeSet<IpAddr>,
+    ) -> Option<Identity> {
+        if let Some((_, identity)) = self.pod_at(address) {
+            return Some(identity);
         }
-        ipcache.extend(own.iter().map(|address| (*address, Identity::HOST)));
-        ipcache.extend(self.holders.keys().filter_map(|address| {
-            let (_, identity) = self.pod_at(*address)?;
-            Some((*address, identity))
-        }));
-        ipcache
+        [
+            (own.contains(&address), Identity::HOST),
+            (self.node_addresses.contains_key(&address), Identity::REMOTE_NODE),
+            (apiserver.contains(&address), Identity::KUBE_APISERVER),
+        ]
+        .into_iter()
+        .find_map(|(is_it, identity)| is_it.then_some(identity))
+    }
+
+    fn note_pod(&mut self, pod: &Pod) {
+        self.changes.pods.insert(pod.reference.clone());
+        self.changes.addresses.extend(&pod.addresses);
+        self.changes.port_names.extend(pod.named_ports.keys().map(|(name, _)| Arc::clone(name)));
+    }
+
+    fn note_service(&mut self, service: &ServiceRef) {
+        self.changes.services.insert(service.clone());
+        if *service == Self::apiserver() {
+            self.changes.addresses.extend(self.apiserver_addresses());
+        }
+    }
+
+    fn note_backends(&mut self, service: &ServiceRef, addresses: &[IpAddr]) {
+        self.changes.services.insert(service.clone());
+        if *service == Self::apiserver() {
+            self.changes.addresses.extend(addresses);
+        }
+    }
+
+    fn replace_pod(&mut self, pod: Pod) {
+        let reference = pod.reference.clone();
+        // The new identity is taken before the old is given back, so that an unchanged one stays.
+        let identity = self.acquire_identity(&pod);
+        self.remove_pod(&reference);
+        self.note_pod(&pod);
+        if identity.is_some() {
+            for address in &pod.addresses {
+                let holders = self.holders.entry(*address).or_default();
+                holders.insert(reference.clone());
+                if holders.len() > 1 {
+                    self.contested.insert(*address);
+                }
+            }
+        }
+        self.pods.insert(reference, KnownPod { pod, identity });
     }
 
     fn acquire_identity(&mut self, pod: &Pod) -> Option<Identity> {
@@ -241,7 +386,24 @@ impl Inventory {
             .map(|(_, known)| known.pod.clone())
             .collect();
         for pod in affected {
-            self.upsert_pod(pod);
+            self.replace_pod(pod);
+        }
+    }
+}
+
+fn count(holders: &mut BTreeMap<IpAddr, usize>, addresses: &[IpAddr]) {
+    for address in addresses {
+        *holders.entry(*address).or_default() += 1;
+    }
+}
+
+fn discount(holders: &mut BTreeMap<IpAddr, usize>, addresses: &[IpAddr]) {
+    for address in addresses {
+        if let Some(times) = holders.get_mut(address) {
+            *times -= 1;
+            if *times == 0 {
+                holders.remove(address);
+            }
         }
     }
 }

@@ -92,15 +92,7 @@ impl DnsName {
 
     /// Where each label starts in the wire form, from left to right, without the root label.
     pub(crate) fn label_starts(&self) -> LabelStarts {
-        let mut starts = LabelStarts::default();
-        let mut at = 0;
-        while let Some(&length) = self.0.get(at)
-            && length > 0
-        {
-            starts.push(at);
-            at += usize::from(length) + 1;
-        }
-        starts
+        LabelStarts::of(&self.0)
     }
 
     /// The labels from right to left, the top-level label first, without the root label.
@@ -164,6 +156,19 @@ impl Default for LabelStarts {
 }
 
 impl LabelStarts {
+    /// Those of a name in wire form.
+    pub(crate) fn of(wire: &[u8]) -> Self {
+        let mut starts = Self::default();
+        let mut at = 0;
+        while let Some(&length) = wire.get(at)
+            && length > 0
+        {
+            starts.push(at);
+            at += usize::from(length) + 1;
+        }
+        starts
+    }
+
     fn push(&mut self, offset: usize) {
         if let (Some(slot), Ok(offset)) =
             (self.offsets.get_mut(usize::from(self.count)), u8::try_from(offset))

@@ -5,17 +5,23 @@
 //! policy isolates ends in a clause that forwards everything, so that a flow that no clause matches
 //! is always dropped.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::dns::NamePolicy;
-use crate::identity::Identity;
-use crate::rule::{Origin, PortRange, Protocol};
+use crate::identity::{Identity, IdentitySet};
+use crate::rule::{Direction, Origin, PolicyRef, PortRange, Protocol};
 
 pub use crate::rule::{CidrPeer, CidrReach};
-pub use build::{TableError, TableSource};
+pub use build::TableSource;
+pub use tables::{ClusterChanges, TableChange, Tables};
 
 mod build;
+mod depend;
+mod ladder;
+mod names;
+mod resolve;
+mod selectors;
+mod tables;
 
 /// The number of clauses that one direction of a table can hold.
 pub const CLAUSES_MAX: usize = crate::limits::STEPS_PER_DIRECTION;
@@ -53,7 +59,7 @@ pub struct ClausePeers {
     /// Matches every remote; the other fields are empty then.
     pub any: bool,
     /// Remotes by identity.
-    pub identities: Arc<BTreeSet<Identity>>,
+    pub identities: Arc<IdentitySet>,
     /// Remotes by address.
     pub cidrs: Vec<CidrPeer>,
     /// Whether addresses learned for a name can match; which names is the matter of
@@ -87,6 +93,20 @@ pub struct Clause {
     pub origins: Arc<[Origin]>,
 }
 
+impl Clause {
+    /// Whether this is `other` but for the identities that its peers mean.
+    pub fn is_shaped_like(&self, other: &Self) -> bool {
+        let (own, its) = (&self.peers, &other.peers);
+        self.action == other.action
+            && self.tier == other.tier
+            && own.any == its.any
+            && own.names == its.names
+            && self.ports == other.ports
+            && self.origins == other.origins
+            && own.cidrs == its.cidrs
+    }
+}
+
 /// All that decides about the flows and the lookups of one identity.
 #[derive(Clone, Debug)]
 pub struct PolicyTable {
@@ -98,4 +118,28 @@ pub struct PolicyTable {
     pub ingress: Vec<Clause>,
     /// Which names may be asked, and which egress clauses each name belongs to.
     pub names: Arc<NamePolicy>,
+}
+
+/// Why an identity has no table of its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// More clauses than bits.
+    #[error(
+        "{direction:?} rules for one workload need {needed} clauses, {limit} are possible; \
+         {policy} is the first that does not fit"
+    )]
+    TooManyClauses {
+        /// The direction.
+        direction: Direction,
+        /// The object whose clause is the first past the limit.
+        policy: PolicyRef,
+        /// How many there would be.
+        needed: usize,
+        /// How many there can be.
+        limit: usize,
+    },
+    /// The identity is not in use.
+    #[error("identity {0} is not in use")]
+    UnknownIdentity(u32),
 }

@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use namegate_policy::dns::{ClusterNames, NameDecision, RefuseWith};
-use namegate_policy::identity::Identity;
+use namegate_policy::identity::{Identity, IdentitySet};
 use namegate_policy::inventory::Inventory;
 use namegate_policy::name::DnsName;
 use namegate_policy::pattern::DomainPattern;
@@ -230,7 +230,7 @@ fn np_17_a_named_port_is_each_destination_s_own_number() {
     assert_eq!((&low.ports, &high.ports), (&single(3306), &single(5432)));
     assert_eq!(low.peers.cidrs.len(), 1, "the pod inside the prefix, by its address");
     assert!(low.peers.identities.is_empty());
-    assert_eq!(*high.peers.identities, BTreeSet::from([world.identity("db")]));
+    assert_eq!(*high.peers.identities, IdentitySet::from_iter([world.identity("db")]));
     assert_eq!(isolation.action, ClauseAction::Drop);
 }
 
@@ -309,7 +309,7 @@ fn entities_are_identities() {
     let world = World::default()
         .with_pod("web", "10.244.1.5", &[])
         .with_policy(mk_policy("p", vec![mk_rule(Action::Allow, peers, Ports::Any)]));
-    let expected = BTreeSet::from([Identity::WORLD, Identity::HOST]);
+    let expected = IdentitySet::from_iter([Identity::WORLD, Identity::HOST]);
     assert_eq!(*world.table("web").egress[0].peers.identities, expected);
 }
 

@@ -1,6 +1,7 @@
 //! From nothing to everything enforced: interface, datapath, proxy, objects, endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -78,7 +79,8 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let first_class = classes.max().unwrap_or(0).saturating_add(1);
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
     let mut agent = Agent {
-        state: State::new(super::settings(args, &link, node_name)?),
+        state: State::new(super::settings(args, &link, node_name)?)
+            .with_pattern_seed(RandomState::new().hash_one(std::process::id())),
         apply: Apply::new(datapath, inherited, tables, first_class),
         registry: Arc::clone(&registry),
         log: log.clone(),

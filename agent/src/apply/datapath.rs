@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use namegate_egress_bpf::compile::{NameWrites, TableRows};
+use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_egress_bpf::datapath::{Datapath, DatapathError, EndpointEntry};
 use namegate_policy::identity::Identity;
 
@@ -14,6 +14,10 @@ impl Kernel for Datapath {
 
     fn install(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
         Self::install(self, table, rows)
+    }
+
+    fn change_identities(&mut self, table: u32, changes: &RowChanges) -> Result<(), DatapathError> {
+        Self::change_identities(self, table, changes)
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), DatapathError> {

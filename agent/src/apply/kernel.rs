@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use namegate_egress_bpf::compile::{NameWrites, TableRows};
+use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_policy::identity::Identity;
 
 /// An endpoint's row.
@@ -35,6 +35,9 @@ pub trait Kernel {
 
     /// Writes all rows of a table that no endpoint names yet; all or none.
     fn install(&mut self, table: u32, rows: &TableRows) -> Result<(), Self::Error>;
+
+    /// Writes rows of identities in a table that may be in force, then deletes some.
+    fn change_identities(&mut self, table: u32, changes: &RowChanges) -> Result<(), Self::Error>;
 
     /// Removes all rows of a table that no endpoint names.
     fn remove_table(&mut self, table: u32) -> Result<(), Self::Error>;

@@ -1,10 +1,13 @@
 //! Effects → map writes, in an order that is never more open than old and new together.
 //!
 //! A table is written whole under a number of its own before any endpoint names it; one write of the
-//! endpoint's row swaps; the old table goes last. What cannot be written is reported, leaves what was
+//! endpoint's row swaps; the old table goes last. Where only identities came to or went from the peers
+//! of clauses, their rows are changed in the table in force, those that come before their addresses
+//! are known, those that go after these are forgotten, and then flows are judged again. What cannot be written is reported, leaves what was
 //! in force in force, and is tried again.
 
 mod datapath;
+mod in_place;
 mod kernel;
 #[cfg(test)]
 mod tests;
@@ -20,6 +23,8 @@ use namegate_policy::learned::Place;
 use namegate_policy::table::PolicyTable;
 
 pub use kernel::{EndpointRow, Kernel};
+
+use in_place::Later;
 
 use crate::state::{Effects, EndpointSpec, NameRules, TableEffect};
 
@@ -58,6 +63,14 @@ struct Retry {
     endpoints: BTreeMap<u32, Option<EndpointSpec>>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
+    rejudge: Rejudge,
+}
+
+/// Whose live flows have to be judged again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rejudge {
+    everybody: bool,
+    identities: BTreeSet<Identity>,
 }
 
 /// What becomes of endpoints that an earlier agent enforced and no manifest names.
@@ -80,6 +93,8 @@ pub struct Outcome {
     pub removed_tables: BTreeSet<u32>,
     /// Learned addresses that could not be written.
     pub unwritten: BTreeSet<Place>,
+    /// How many tables were changed in place.
+    pub changed_tables: usize,
     /// How many endpoints were written.
     pub swaps: usize,
 }
@@ -124,7 +139,8 @@ impl<K: Kernel> Apply<K> {
         !(retry.identities.is_empty()
             && retry.endpoints.is_empty()
             && retry.ipcache.is_empty()
-            && retry.resolvers.is_none())
+            && retry.resolvers.is_none()
+            && retry.rejudge == Rejudge::default())
     }
 
     /// The identities whose tables have to be tried again.
@@ -142,13 +158,21 @@ impl<K: Kernel> Apply<K> {
         // Those without a new table in this round stay to be tried.
         self.retry.identities = retry.identities;
 
+        let mut rejudge = retry.rejudge;
+        rejudge.everybody |= effects.is_anyone_elsewhere;
+        let first_generation = self.next_generation;
         self.write_resolvers(effects.resolvers, &mut outcome);
-        let mut after = Vec::new();
+        let mut later = Later::default();
+        for (identity, table) in effects.rows {
+            self.change_table(identity, table, &mut later, &mut outcome);
+            rejudge.identities.insert(identity);
+        }
         for (identity, effect) in effects.tables {
             self.retry.identities.remove(&identity);
-            self.replace_table(identity, &effect, &mut after, &mut outcome);
+            self.replace_table(identity, &effect, &mut later, &mut outcome);
         }
         self.write_ipcache(effects.ipcache, &mut outcome);
+        self.remove_gone(&mut later, &mut outcome);
         for (ifindex, spec) in effects.endpoints {
             match spec {
                 Some(spec) => self.put_endpoint(ifindex, spec, &mut outcome),
@@ -156,7 +180,8 @@ impl<K: Kernel> Apply<K> {
             }
         }
         self.swap_tables(&mut outcome);
-        for (identity, names) in after {
+        self.judge_again(&rejudge, first_generation, &mut outcome);
+        for (identity, names) in later.names {
             self.write_names(identity, names, &mut outcome);
         }
         let mut by_identity: BTreeMap<Identity, BTreeMap<IpAddr, Option<NameRules>>> =
@@ -204,7 +229,7 @@ impl<K: Kernel> Apply<K> {
         &mut self,
         identity: Identity,
         effect: &TableEffect,
-        after: &mut Vec<(Identity, BTreeMap<IpAddr, Option<NameRules>>)>,
+        later: &mut Later,
         outcome: &mut Outcome,
     ) {
         let table = self.next_table;
@@ -262,7 +287,7 @@ impl<K: Kernel> Apply<K> {
             // No endpoint uses the table yet: flows that live must find their names there at once.
             self.write_names(identity, names.collect(), outcome);
         } else {
-            after.push((identity, names.collect()));
+            later.names.push((identity, names.collect()));
         }
     }
 

@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
 
 use namegate_egress_bpf::abi::{NameEntry, NameKey, PeerKey, RuleSet};
+use namegate_egress_bpf::compile::RowChanges;
 use namegate_policy::dns::{ClusterNames, NamePolicy};
 use namegate_policy::name::DnsName;
 use namegate_policy::resource::PodRef;
+use namegate_policy::table::{Clause, ClauseAction, ClausePeers, ClausePorts, ClauseTier};
 use namegate_policy::time::Timestamp;
 
 use super::*;
@@ -45,6 +47,13 @@ impl Kernel for Memory {
     fn install(&mut self, table: u32, _rows: &TableRows) -> Result<(), NoRoom> {
         self.call(format!("install {table}"))?;
         assert!(self.tables.insert(table), "table {table} is installed twice");
+        Ok(())
+    }
+
+    fn change_identities(&mut self, table: u32, changes: &RowChanges) -> Result<(), NoRoom> {
+        let (more, less) = (changes.upsert.len(), changes.delete.len());
+        self.call(format!("change {table} by {more} and {less}"))?;
+        assert!(self.tables.contains(&table), "table {table} is not installed");
         Ok(())
     }
 
@@ -346,4 +355,86 @@ fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
     let kernel = second.into_kernel();
     assert_eq!(kernel.endpoints, rows);
     assert!(kernel.attached.contains(&LINK));
+}
+
+/// A table with one clause for these identities, of the shape and names of `like`.
+fn mk_rows(like: &TableEffect, identities: &[u32]) -> Arc<PolicyTable> {
+    let known = identities.iter().filter_map(|number| Identity::new(*number));
+    let peers = ClausePeers { identities: Arc::new(known.collect()), ..ClausePeers::default() };
+    let clause = Clause {
+        action: ClauseAction::Forward,
+        tier: ClauseTier::Namespaced,
+        peers,
+        ports: ClausePorts::Any,
+        origins: Arc::new([]),
+    };
+    let egress = vec![clause];
+    Arc::new(PolicyTable { egress, ..PolicyTable::clone(&like.table) })
+}
+
+/// An endpoint whose table has a clause for identity 300.
+fn mk_with_rows() -> (Apply<Memory>, TableEffect) {
+    let mut apply = mk_apply();
+    let mut effect = mk_table(&[]);
+    effect.table = mk_rows(&effect, &[300]);
+    apply.apply(mk_first());
+    apply.apply(mk_effects(effect.clone()));
+    apply.kernel().log.clear();
+    (apply, effect)
+}
+
+fn mk_change(table: Arc<PolicyTable>) -> Effects {
+    let ipcache = BTreeMap::from([(ip("10.244.2.7"), Identity::new(301))]);
+    Effects { rows: BTreeMap::from([(identity(), table)]), ipcache, ..Effects::default() }
+}
+
+#[test]
+fn identities_that_come_are_written_before_their_addresses_and_those_that_go_after() {
+    let (mut apply, effect) = mk_with_rows();
+    let before = apply.kernel().endpoints[&LINK].clone();
+    let outcome = apply.apply(mk_change(mk_rows(&effect, &[301])));
+    assert_eq!(outcome.failures, Vec::<String>::new());
+    let expected = ["change 2 by 1 and 0", "ipcache", "change 2 by 0 and 1", "endpoint 7 table 2"];
+    assert_eq!(apply.kernel().log, expected);
+    let after = apply.kernel().endpoints[&LINK].clone();
+    assert!(after.generation > before.generation, "live flows are judged again");
+    assert_eq!(after, EndpointRow { generation: after.generation, ..before });
+}
+
+#[test]
+fn a_change_of_more_than_identities_swaps_the_table() {
+    let (mut apply, effect) = mk_with_rows();
+    apply.apply(mk_change(mk_rows(&effect, &[])));
+    let expected = ["install 3", "ipcache", "endpoint 7 table 3", "attach 7", "remove 2"];
+    assert_eq!(apply.kernel().log, expected, "no identity is left to look for");
+}
+
+#[test]
+fn rows_that_cannot_be_written_are_replaced_with_their_table() {
+    for failing in [1, 3] {
+        let (mut apply, mut effect) = mk_with_rows();
+        let calls = apply.kernel().calls;
+        apply.kernel().failing = BTreeSet::from([calls + failing]);
+        effect.table = mk_rows(&effect, &[301]);
+        let outcome = apply.apply(mk_change(Arc::clone(&effect.table)));
+        assert_eq!(outcome.failures.len(), 1, "call {failing}");
+        assert_eq!(apply.retry_identities(), BTreeSet::from([identity()]), "call {failing}");
+        apply.apply(mk_effects(effect));
+        assert!(!apply.needs_retry(), "call {failing}");
+        assert_eq!(apply.kernel().tables, BTreeSet::from([3]), "call {failing}");
+    }
+}
+
+#[test]
+fn flows_are_judged_again_when_somebody_gives_up_an_address() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let before = apply.kernel().endpoints[&LINK].generation;
+    let ipcache = BTreeMap::from([(ip("10.244.2.7"), None)]);
+    let effects = Effects { ipcache, is_anyone_elsewhere: true, ..Effects::default() };
+    apply.apply(effects);
+    assert!(apply.kernel().endpoints[&LINK].generation > before);
+    let before = apply.kernel().endpoints[&LINK].generation;
+    apply.apply(Effects::default());
+    assert_eq!(apply.kernel().endpoints[&LINK].generation, before, "once");
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use namegate_egress_bpf::abi::{
     ABI_VERSION, Address, CONFIG_RANGES, Config, Direction, Mac, TableKey,
 };
-use namegate_egress_bpf::compile::{NameWrites, TableRows};
+use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_egress_bpf::datapath::{EndpointEntry, FlowEvent};
 use namegate_egress_bpf::sim::Simulation;
 use namegate_egress_bpf::verdict::{Scene, Verdict};
@@ -81,6 +81,14 @@ impl Kernel for Simulated {
 
     fn install(&mut self, _table: u32, rows: &TableRows) -> Result<(), Infallible> {
         self.sim.install(rows);
+        Ok(())
+    }
+
+    fn change_identities(&mut self, _table: u32, changes: &RowChanges) -> Result<(), Infallible> {
+        self.sim.rows.peers.extend(&changes.upsert);
+        for key in &changes.delete {
+            self.sim.rows.peers.remove(key);
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use namegate_egress_bpf::abi::{Direction, NameEntry, NameKey};
-use namegate_egress_bpf::compile::{NameWrites, TableRows};
+use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_egress_bpf::datapath::{
     Datapath, DatapathError, EndpointEntry, Events, Options, ProxySettings, RanVerdict, Settings,
 };
@@ -148,6 +148,10 @@ impl Kernel for TestRun {
 
     fn install(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
         self.datapath.install(table, rows)
+    }
+
+    fn change_identities(&mut self, table: u32, changes: &RowChanges) -> Result<(), DatapathError> {
+        self.datapath.change_identities(table, changes)
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), DatapathError> {

@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Lease;
-use namegate_policy::object::{Object, ObjectKind, ObjectRef};
 use namegate_policy::resource::{Pod, PodRef};
-use namegate_policy::rule::{PolicyKind, PolicyRef, ServiceRef};
-use namegate_policy::table::{PolicyTable, TableError, TableSource};
+use namegate_policy::rule::ServiceRef;
+use namegate_policy::table::{ClusterChanges, TableChange};
 
 use super::{Effects, EndpointSpec, State};
-use crate::endpoints::{Attachment, Wanted};
+use crate::endpoints::{Attachment, Town};
 use crate::resolvers::{NODE_LOCAL, is_cluster_dns};
 use crate::source::Changes;
 
@@ -21,65 +20,34 @@ const NETNS_ANNOTATION: &str = "namegate.dev/netns";
 const INTERFACE_ANNOTATION: &str = "namegate.dev/interface";
 
 impl State {
-    pub(super) fn take_objects(&mut self, changes: Changes) -> Effects {
-        let mut reworded = BTreeSet::new();
+    pub(super) fn take_objects(&mut self, changes: &Changes) -> Effects {
         for object in &changes.removals {
-            self.remove(object, &mut reworded);
+            self.tables.remove(object);
         }
         for object in &changes.upserts {
-            self.upsert(object, &mut reworded);
+            self.tables.upsert(object);
         }
-        self.bring_up_to_date(&reworded)
+        let own = self.town.host_addresses.clone();
+        self.bring_up_to_date(&own)
     }
 
-    /// Takes an object in. `reworded` gathers where policies changed: namespaces, `None` for all.
-    fn upsert(&mut self, object: &Object, reworded: &mut BTreeSet<Option<Arc<str>>>) {
-        match object.clone() {
-            Object::Namespace(namespace) => self.inventory.upsert_namespace(namespace),
-            Object::Pod(pod) => self.inventory.upsert_pod(pod),
-            Object::Service(service) => self.inventory.upsert_service(service),
-            Object::EndpointSlice(slice) => self.inventory.upsert_slice(slice),
-            Object::Node(node) => self.inventory.upsert_node(node),
-            Object::CidrGroup(group) => self.inventory.upsert_cidr_group(group),
-            Object::Policy(policy) => {
-                reworded.insert(policy.reference.namespace.clone());
-                self.policies.insert(policy.reference.clone(), Arc::new(policy));
-            }
-        }
+    pub(super) fn take_town(&mut self, town: Town) -> Effects {
+        let before = std::mem::replace(&mut self.town, town).host_addresses;
+        self.bring_up_to_date(&before)
     }
 
-    fn remove(&mut self, object: &ObjectRef, reworded: &mut BTreeSet<Option<Arc<str>>>) {
-        let name = &object.name;
-        let namespace = object.namespace.clone().unwrap_or_default();
-        match object.kind {
-            ObjectKind::Namespace => self.inventory.remove_namespace(name),
-            ObjectKind::Node => self.inventory.remove_node(name),
-            ObjectKind::CidrGroup => self.inventory.remove_cidr_group(name),
-            ObjectKind::Pod => {
-                self.inventory.remove_pod(&PodRef { namespace, name: Arc::clone(name) });
-            }
-            ObjectKind::Service => {
-                self.inventory.remove_service(&ServiceRef { namespace, name: Arc::clone(name) });
-            }
-            ObjectKind::EndpointSlice => self.inventory.remove_slice(&namespace, name),
-            ObjectKind::Policy(kind) => {
-                reworded.insert(object.namespace.clone());
-                let namespace = object.namespace.clone();
-                self.policies.remove(&PolicyRef { kind, namespace, name: Arc::clone(name) });
-            }
-        }
-    }
-
-    /// Derives everything that follows from objects and interfaces, and compares it with what is in
-    /// force. `reworded` is where policies changed.
-    pub(super) fn bring_up_to_date(&mut self, reworded: &BTreeSet<Option<Arc<str>>>) -> Effects {
+    /// Derives what follows from the objects and interfaces that changed, and compares it with what
+    /// is in force. `own_before` are the node's addresses as they were.
+    fn bring_up_to_date(&mut self, own_before: &BTreeSet<IpAddr>) -> Effects {
         let mut effects = Effects::default();
         let mut troubles = BTreeSet::new();
-        self.update_wanted(&mut effects, &mut troubles);
-        self.update_addresses(&mut effects, &mut troubles);
+        let ClusterChanges { pods, mut addresses } = self.tables.settle();
+        addresses.extend(own_before ^ &self.town.host_addresses);
+        self.update_wanted(&pods, &mut effects, &mut troubles);
+        self.update_addresses(&addresses, &mut effects, &mut troubles);
         let endpoints = self.desired_endpoints(&mut troubles);
         self.inherit_names(&endpoints, &mut effects);
-        self.update_tables(&endpoints, reworded, &mut effects, &mut troubles);
+        self.update_tables(&endpoints, &mut effects, &mut troubles);
         self.update_endpoints(endpoints, &mut effects);
         self.update_resolvers(&mut effects, &mut troubles);
         effects.notices.extend(troubles.difference(&self.troubles).cloned());
@@ -87,28 +55,46 @@ impl State {
         effects
     }
 
-    fn update_wanted(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
-        let mut wanted = Wanted::new();
-        for (pod, _) in self.inventory.pods() {
-            let node = self.settings.node_name.as_deref();
-            let Some(attachment) = attachment(pod, node) else { continue };
-            if pod.addresses.is_empty() {
+    fn update_wanted(
+        &mut self,
+        changed: &BTreeSet<PodRef>,
+        effects: &mut Effects,
+        troubles: &mut BTreeSet<String>,
+    ) {
+        let node = self.settings.node_name.as_deref();
+        for reference in changed {
+            let key = (Arc::clone(&reference.namespace), Arc::clone(&reference.name));
+            let pod = self.tables.inventory().pod(reference);
+            let wanted = pod.and_then(|pod| {
+                Some((attachment(pod, node)?, pod.addresses.iter().copied().collect::<BTreeSet<_>>()))
+            });
+            if self.wanted.get(&key) == wanted.as_ref() {
+                continue;
+            }
+            let all = Arc::make_mut(&mut self.wanted);
+            match wanted {
+                Some(wanted) => all.insert(key, wanted),
+                None => all.remove(&key),
+            };
+            effects.wanted = Some(Arc::clone(&self.wanted));
+        }
+        for ((namespace, name), (_, addresses)) in &*self.wanted {
+            if addresses.is_empty() {
                 troubles.insert(format!(
-                    "Pod {}: status.podIPs: the pod has no addresses; nothing passes its interface until they are given",
-                    pod.reference
+                    "Pod {namespace}/{name}: status.podIPs: the pod has no addresses; nothing passes its interface until they are given"
                 ));
             }
-            let key = (Arc::clone(&pod.reference.namespace), Arc::clone(&pod.reference.name));
-            wanted.insert(key, (attachment, pod.addresses.iter().copied().collect()));
-        }
-        if *self.wanted != wanted {
-            self.wanted = Arc::new(wanted);
-            effects.wanted = Some(Arc::clone(&self.wanted));
         }
     }
 
-    fn update_addresses(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
-        for (address, pods) in self.inventory.conflicts() {
+    fn update_addresses(
+        &mut self,
+        changed: &BTreeSet<IpAddr>,
+        effects: &mut Effects,
+        troubles: &mut BTreeSet<String>,
+    ) {
+        let inventory = self.tables.inventory();
+        for (address, pods) in inventory.conflicts() {
             let mut pods = pods.iter();
             let Some(holder) = pods.next() else { continue };
             for refused in pods {
@@ -117,41 +103,30 @@ impl State {
                 ));
             }
         }
-        let ipcache = self.inventory.ipcache(&self.town.host_addresses);
-        self.cluster.pods = ipcache
-            .iter()
-            .filter(|(_, identity)| !identity.is_reserved())
-            .map(|(address, _)| *address)
-            .collect();
-        self.cluster.nodes = ipcache
-            .iter()
-            .filter(|(_, identity)| matches!(**identity, Identity::HOST | Identity::REMOTE_NODE))
-            .map(|(address, _)| *address)
-            .collect();
-        self.cluster.services = self
-            .inventory
-            .services()
-            .flat_map(|service| service.cluster_addresses.iter().copied())
-            .collect();
-        for (address, identity) in &ipcache {
-            if self.ipcache.get(address) != Some(identity) {
-                effects.ipcache.insert(*address, Some(*identity));
+        if changed.is_empty() {
+            return;
+        }
+        let apiserver = inventory.apiserver_addresses();
+        for &address in changed {
+            let identity = inventory.identity_at(address, &self.town.host_addresses, &apiserver);
+            let before = match identity {
+                Some(identity) => self.ipcache.insert(address, identity),
+                None => self.ipcache.remove(&address),
+            };
+            if before != identity {
+                effects.ipcache.insert(address, identity);
+                effects.is_anyone_elsewhere |= before.is_some();
             }
         }
-        for address in self.ipcache.keys().filter(|address| !ipcache.contains_key(address)) {
-            effects.ipcache.insert(*address, None);
-        }
-        self.ipcache = ipcache;
     }
 
     fn desired_endpoints(&self, troubles: &mut BTreeSet<String>) -> BTreeMap<u32, EndpointSpec> {
-        let inventory = &self.inventory;
+        let inventory = self.tables.inventory();
         let mut endpoints: BTreeMap<u32, EndpointSpec> = BTreeMap::new();
-        for (pod, identity) in inventory.pods() {
-            let key = (Arc::clone(&pod.reference.namespace), Arc::clone(&pod.reference.name));
-            if !self.wanted.contains_key(&key) {
-                continue;
-            }
+        for (namespace, name) in self.wanted.keys() {
+            let reference = PodRef { namespace: Arc::clone(namespace), name: Arc::clone(name) };
+            let Some(pod) = inventory.pod(&reference) else { continue };
+            let key = (Arc::clone(namespace), Arc::clone(name));
             let interface = match self.town.pods.get(&key) {
                 Some(Ok(interface)) => interface,
                 Some(Err(why)) => {
@@ -160,7 +135,7 @@ impl State {
                 }
                 None => continue,
             };
-            let Some(identity) = identity else { continue };
+            let Some(identity) = inventory.identity_of(&reference) else { continue };
             if let Some(holder) = endpoints.get(&interface.index) {
                 troubles.insert(format!(
                     "Pod {}: interface {} belongs to Pod {} already; check the annotations",
@@ -191,7 +166,8 @@ impl State {
             .iter()
             .filter_map(|(index, spec)| {
                 let before = self.endpoints.get(index)?;
-                let is_moved = before.pod == spec.pod && !self.built.contains_key(&spec.identity);
+                let is_moved =
+                    before.pod == spec.pod && !self.tables.built().contains_key(&spec.identity);
                 is_moved.then_some((before.identity, spec.identity))
             })
             .collect();
@@ -217,63 +193,42 @@ impl State {
         }
     }
 
-    /// Builds the tables of all identities that endpoints have, and finds those that differ.
+    /// Governs the identities that endpoints have, and takes over which of their tables differ.
     fn update_tables(
         &mut self,
         endpoints: &BTreeMap<u32, EndpointSpec>,
-        reworded: &BTreeSet<Option<Arc<str>>>,
         effects: &mut Effects,
         troubles: &mut BTreeSet<String>,
     ) {
         let identities: BTreeSet<Identity> = endpoints.values().map(|e| e.identity).collect();
-        let gone: Vec<Identity> =
-            self.built.keys().filter(|known| !identities.contains(known)).copied().collect();
-        for identity in gone {
-            self.built.remove(&identity);
+        let known: BTreeSet<Identity> = self.tables.built().keys().copied().collect();
+        for &identity in known.difference(&identities) {
+            self.tables.release(identity);
             for place in self.learned.forget(identity) {
                 effects.labels.insert(place, Vec::new());
             }
             effects.retired.insert(identity);
         }
-        for identity in identities {
-            let table = self.build(identity, troubles);
-            let namespace = self.inventory.identities().labels(identity).map(|l| &l.namespace);
-            // Names are no part of the clauses: where policies changed they may differ.
-            let may_name_others = reworded.contains(&None)
-                || namespace
-                    .is_some_and(|namespace| reworded.contains(&Some(Arc::clone(namespace))));
-            let is_same = self.built.get(&identity).is_some_and(|known| {
-                let names_matter = known.names.is_governed() || table.names.is_governed();
-                known.egress == table.egress
-                    && known.ingress == table.ingress
-                    && !(may_name_others && names_matter)
-            });
-            if !is_same {
-                self.built.insert(identity, Arc::new(table));
-                if let Some(effect) = self.table_effect(identity) {
-                    effects.tables.insert(identity, effect);
+        for &identity in identities.difference(&known) {
+            self.tables.govern(identity);
+        }
+        for (identity, change) in self.tables.rebuild() {
+            match change {
+                TableChange::Replaced => {
+                    if let Some(effect) = self.table_effect(identity) {
+                        effects.tables.insert(identity, effect);
+                    }
+                }
+                TableChange::Members(_) => {
+                    if let Some(table) = self.tables.built().get(&identity) {
+                        effects.rows.insert(identity, Arc::clone(table));
+                    }
                 }
             }
         }
-    }
-
-    /// The table of an identity; a policy that cannot be built closes it.
-    fn build(&self, identity: Identity, troubles: &mut BTreeSet<String>) -> PolicyTable {
-        let source = TableSource {
-            policies: &self.policies,
-            inventory: &self.inventory,
-            names: &self.cluster_names,
-        };
-        source.build(identity).unwrap_or_else(|error| {
+        for (_, error) in self.tables.errors() {
             troubles.insert(format!("{error}; the endpoints that it selects are closed"));
-            let culprit = if let TableError::TooManyClauses { policy, .. } = error {
-                policy
-            } else {
-                let (namespace, name) = (None, "unknown".into());
-                PolicyRef { kind: PolicyKind::NetworkPolicy, namespace, name }
-            };
-            PolicyTable::closed(identity, culprit, &self.cluster_names)
-        })
+        }
     }
 
     fn update_endpoints(&mut self, endpoints: BTreeMap<u32, EndpointSpec>, effects: &mut Effects) {
@@ -289,7 +244,7 @@ impl State {
     }
 
     fn update_resolvers(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
-        let inventory = &self.inventory;
+        let inventory = self.tables.inventory();
         let mut wanted: Vec<IpAddr> = Vec::new();
         for service in inventory.services().filter(|service| is_cluster_dns(service)) {
             wanted.extend(service.cluster_addresses.iter().copied());

@@ -20,6 +20,10 @@ pub struct Effects {
     pub ipcache: BTreeMap<IpAddr, Option<Identity>>,
     /// Identities whose policy table is another one.
     pub tables: BTreeMap<Identity, TableEffect>,
+    /// Identities in whose policy table the peers of clauses mean others, and nothing else differs.
+    pub rows: BTreeMap<Identity, Arc<PolicyTable>>,
+    /// Whether somebody gave up an address: live flows to it are to be judged again.
+    pub is_anyone_elsewhere: bool,
     /// Identities that no endpoint has any more.
     pub retired: BTreeSet<Identity>,
     /// Endpoints by host-side interface; `None` where there is none any more.
@@ -76,7 +80,17 @@ impl Effects {
     /// Adds what a later event changed.
     pub fn absorb(&mut self, later: Self) {
         self.ipcache.extend(later.ipcache);
+        for (identity, table) in later.rows {
+            match self.tables.get_mut(&identity) {
+                Some(whole) => whole.table = table,
+                None => {
+                    self.rows.insert(identity, table);
+                }
+            }
+        }
+        self.rows.retain(|identity, _| !later.tables.contains_key(identity));
         self.tables.extend(later.tables);
+        self.is_anyone_elsewhere |= later.is_anyone_elsewhere;
         self.retired.extend(later.retired);
         self.endpoints.extend(later.endpoints);
         self.names.extend(later.names);
@@ -90,6 +104,7 @@ impl Effects {
     pub fn changes_policy(&self) -> bool {
         !(self.ipcache.is_empty()
             && self.tables.is_empty()
+            && self.rows.is_empty()
             && self.retired.is_empty()
             && self.endpoints.is_empty()
             && self.resolvers.is_none())

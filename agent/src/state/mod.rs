@@ -17,13 +17,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use namegate_policy::dns::{ClauseSet, ClusterNames};
 use namegate_policy::identity::Identity;
-use namegate_policy::inventory::Inventory;
 use namegate_policy::learned::{LearnError, Learned, Place};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
+use namegate_policy::pattern::PatternSeed;
 use namegate_policy::resource::PodRef;
-use namegate_policy::rule::{Policy, PolicyRef};
-use namegate_policy::table::PolicyTable;
+use namegate_policy::table::{PolicyTable, Tables};
 use namegate_policy::time::Timestamp;
 
 use crate::endpoints::{Town, Wanted};
@@ -120,13 +119,9 @@ pub enum TeachError {
 #[derive(Debug)]
 pub struct State {
     settings: Settings,
-    inventory: Inventory,
-    policies: BTreeMap<PolicyRef, Arc<Policy>>,
-    cluster_names: Arc<ClusterNames>,
-    built: BTreeMap<Identity, Arc<PolicyTable>>,
+    tables: Tables,
     learned: Learned,
     town: Town,
-    cluster: ClusterAddresses,
     endpoints: BTreeMap<u32, EndpointSpec>,
     ipcache: BTreeMap<IpAddr, Identity>,
     wanted: Arc<Wanted>,
@@ -143,13 +138,9 @@ impl State {
         let cluster_names = Arc::new(ClusterNames { domain, search: Vec::new(), ranges });
         Self {
             settings,
-            inventory: Inventory::default(),
-            policies: BTreeMap::new(),
-            cluster_names,
-            built: BTreeMap::new(),
+            tables: Tables::new(cluster_names),
             learned: Learned::default(),
             town: Town::default(),
-            cluster: ClusterAddresses::default(),
             endpoints: BTreeMap::new(),
             ipcache: BTreeMap::new(),
             wanted: Arc::default(),
@@ -158,14 +149,17 @@ impl State {
         }
     }
 
+    /// Keys the hash that names are looked up by, against those who would choose slow ones.
+    #[must_use]
+    pub fn with_pattern_seed(self, seed: u64) -> Self {
+        Self { tables: self.tables.with_seed(PatternSeed::new(seed)), ..self }
+    }
+
     /// Takes one event and says what has to change.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
         match event {
-            Event::Objects(changes) => self.take_objects(changes),
-            Event::Town(town) => {
-                self.town = town;
-                self.bring_up_to_date(&BTreeSet::new())
-            }
+            Event::Objects(changes) => self.take_objects(&changes),
+            Event::Town(town) => self.take_town(town),
             Event::Tick => {
                 let due = self.learned.expire(now);
                 self.rewrite(due)
@@ -184,7 +178,7 @@ impl State {
         answer: &Answer,
         now: Timestamp,
     ) -> Result<(Effects, Taught), TeachError> {
-        let table = self.built.get(&answer.identity).ok_or(TeachError::Stale)?;
+        let table = self.tables.built().get(&answer.identity).ok_or(TeachError::Stale)?;
         let policy = Arc::clone(&table.names);
         let clauses = NameClauses::of(&policy, &answer.name);
         if clauses.all.is_empty() && !answer.clauses.is_empty() {
@@ -226,7 +220,7 @@ impl State {
 
     /// The policy tables in force, by identity.
     pub fn tables(&self) -> &BTreeMap<Identity, Arc<PolicyTable>> {
-        &self.built
+        self.tables.built()
     }
 
     /// The endpoints, by host-side interface.
@@ -236,17 +230,17 @@ impl State {
 
     /// The pod that has this address.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodRef> {
-        self.inventory.pod_at(address).map(|(pod, _)| &pod.reference)
+        self.tables.inventory().pod_at(address).map(|(pod, _)| &pod.reference)
     }
 
     /// The identity of a pod.
     pub fn identity_of_pod(&self, pod: &PodRef) -> Option<Identity> {
-        self.inventory.identity_of(pod)
+        self.tables.inventory().identity_of(pod)
     }
 
     /// How many policies are known.
     pub fn policy_count(&self) -> usize {
-        self.policies.len()
+        self.tables.policies().count()
     }
 
     /// What identities learned.
@@ -267,7 +261,7 @@ impl State {
 
     /// The whole of what `identity` has to have in force, for writing it anew.
     pub fn table_effect(&self, identity: Identity) -> Option<TableEffect> {
-        let table = Arc::clone(self.built.get(&identity)?);
+        let table = Arc::clone(self.tables.built().get(&identity)?);
         let addresses = self.learned.addresses(identity);
         let names = self.openings().rules(&self.learned, identity, &table.names, addresses);
         Some(TableEffect { table, names })
@@ -287,7 +281,8 @@ impl State {
     }
 
     fn openings(&self) -> Openings<'_> {
-        Openings { ranges: &self.settings.ranges, guard: self.settings.guard, known: &self.cluster }
+        let known = ClusterAddresses { ipcache: &self.ipcache, inventory: self.tables.inventory() };
+        Openings { ranges: &self.settings.ranges, guard: self.settings.guard, known }
     }
 
     /// What these places open, given what is learned of them.
@@ -303,7 +298,7 @@ impl State {
                 let names = names.map(|(name, _)| name.to_string().into()).collect();
                 effects.labels.insert((identity, *address), names);
             }
-            let Some(table) = self.built.get(&identity) else { continue };
+            let Some(table) = self.tables.built().get(&identity) else { continue };
             let rules = self.openings().rules(&self.learned, identity, &table.names, addresses);
             let known = |rules: NameRules| (!rules.live.is_empty()).then_some(rules);
             effects.names.extend(

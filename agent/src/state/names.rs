@@ -1,11 +1,12 @@
 //! What learned addresses open, under a policy table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use namegate_egress_bpf::abi::RuleSet;
 use namegate_policy::dns::NamePolicy;
 use namegate_policy::identity::Identity;
+use namegate_policy::inventory::Inventory;
 use namegate_policy::learned::{Learned, Lease};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, refusal};
@@ -19,13 +20,7 @@ pub(super) struct Openings<'a> {
     pub(super) ranges: &'a ClusterRanges,
     pub(super) guard: RebindingGuard,
     /// Addresses of pods, nodes and services, as far as they are known one by one.
-    pub(super) known: &'a dyn KnownAddresses,
-}
-
-/// Who is known to have an address.
-pub(super) trait KnownAddresses: std::fmt::Debug {
-    /// Why a name may not open this address, apart from its range.
-    fn refusal(&self, address: IpAddr) -> Option<NotOpened>;
+    pub(super) known: ClusterAddresses<'a>,
 }
 
 /// The rules of one name, decided once for all its addresses.
@@ -100,23 +95,21 @@ impl Openings<'_> {
 }
 
 /// The single addresses that only other peers than names open.
-#[derive(Debug, Default)]
-pub(super) struct ClusterAddresses {
-    pub(super) nodes: BTreeSet<IpAddr>,
-    pub(super) pods: BTreeSet<IpAddr>,
-    pub(super) services: BTreeSet<IpAddr>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClusterAddresses<'a> {
+    pub(super) ipcache: &'a BTreeMap<IpAddr, Identity>,
+    pub(super) inventory: &'a Inventory,
 }
 
-impl KnownAddresses for ClusterAddresses {
+impl ClusterAddresses<'_> {
+    /// Why a name may not open this address, apart from its range.
     fn refusal(&self, address: IpAddr) -> Option<NotOpened> {
-        if self.nodes.contains(&address) {
-            Some(NotOpened::Node)
-        } else if self.pods.contains(&address) {
-            Some(NotOpened::Pod)
-        } else if self.services.contains(&address) {
-            Some(NotOpened::Service)
-        } else {
-            None
+        match self.ipcache.get(&address) {
+            Some(&Identity::HOST | &Identity::REMOTE_NODE) => Some(NotOpened::Node),
+            Some(identity) if !identity.is_reserved() => Some(NotOpened::Pod),
+            Some(_) | None => {
+                self.inventory.is_cluster_address(address).then_some(NotOpened::Service)
+            }
         }
     }
 }

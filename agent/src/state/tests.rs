@@ -303,3 +303,55 @@ fn ep_2_resolvers_are_those_of_the_cluster_the_node_and_the_operator() {
     assert_eq!(slots[&0], ip("10.96.0.10"), "slots stay");
     assert_eq!(slots[&3], ip("10.244.1.53"));
 }
+
+const CLIENT: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, labels: {app: client}}
+status: {podIPs: [{ip: 10.244.2.7}]}
+";
+
+/// Only clients may come to the pod `checkout`.
+const CLIENTS_ONLY: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: clients, namespace: shop}
+spec: {podSelector: {matchLabels: {app: checkout}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}
+";
+
+#[test]
+fn a_pod_changes_only_the_rows_that_mean_it() {
+    let (mut state, identity) = mk_running();
+    let effects = state.handle(upsert(CLIENTS_ONLY), at(2));
+    assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&identity]);
+
+    let effects = state.handle(upsert(CLIENT), at(3));
+    assert!(effects.tables.is_empty() && !effects.is_anyone_elsewhere);
+    assert_eq!(effects.rows.keys().collect::<Vec<_>>(), [&identity]);
+    let client = effects.ipcache[&ip("10.244.2.7")].expect("known");
+    assert!(effects.rows[&identity].ingress[0].peers.identities.contains(client));
+
+    let second = CLIENT.replace("name: client,", "name: client-2,").replace("2.7", "2.8");
+    let effects = state.handle(upsert(&second), at(4));
+    assert!(effects.tables.is_empty() && effects.rows.is_empty(), "the identity is known");
+    assert_eq!(effects.ipcache, BTreeMap::from([(ip("10.244.2.8"), Some(client))]));
+
+    let relabelled = second.replace("app: client", "app: stranger");
+    let effects = state.handle(upsert(&relabelled), at(5));
+    assert!(effects.tables.is_empty() && effects.rows.is_empty(), "nobody means it");
+    assert!(effects.is_anyone_elsewhere, "its live flows are judged again");
+
+    let effects = state.handle(remove(CLIENT), at(6));
+    assert!(effects.rows[&identity].ingress[0].peers.identities.is_empty());
+    assert_eq!(effects.ipcache, BTreeMap::from([(ip("10.244.2.7"), None)]));
+}
+
+#[test]
+fn a_policy_changes_only_the_tables_of_whom_it_selects() {
+    let (mut state, identity) = mk_running();
+    let other = state.endpoints[&WEB_LINK].identity;
+    let before = Arc::clone(&state.tables()[&other]);
+    let effects = state.handle(upsert(CLIENTS_ONLY), at(2));
+    assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&identity]);
+    assert!(Arc::ptr_eq(&before, &state.tables()[&other]), "the other table was not looked at");
+}

@@ -1,8 +1,8 @@
 //! Policy tables to map rows.
 //!
-//! [`TableRows`] is one policy table as the rows that the kernel looks up, with a diff between two
-//! versions of it; [`NameBook`] is what one identity learned, as rows that stay valid while the
-//! table under them is replaced. Pure: nothing here knows how a map is written.
+//! [`TableRows`] is one policy table as the rows that the kernel looks up; [`RowChanges`] is what
+//! can change in one that is in force; [`NameBook`] is what one identity learned, as rows that stay
+//! valid while the table under them is replaced. Pure: nothing here knows how a map is written.
 
 mod cidr;
 mod names;

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use namegate_policy::table::{Clause, ClauseAction, ClauseTier, PolicyTable};
 
@@ -32,25 +33,13 @@ pub struct TableRows {
     pub hits: BTreeSet<HitKey>,
 }
 
-/// The least set of writes from one [`TableRows`] to another.
-///
-/// Within one table number the rows are written one by one, so that lookups in between see some of
-/// each: good for changes that only add or only remove. Whatever else changes goes into a table of
-/// another number, which the endpoint is then switched to.
+/// Writes to the rows of identities in `PEERS` of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowChanges {
     /// Rows to write: those that differ or were not there.
-    pub upsert: TableRows,
-    /// `TABLES` rows to delete.
-    pub delete_tables: Vec<TableKey>,
-    /// `PEERS` rows to delete.
-    pub delete_peers: Vec<PeerKey>,
-    /// `CIDRS` rows to delete.
-    pub delete_cidrs: Vec<CidrRow>,
-    /// `PORTS` rows to delete.
-    pub delete_ports: Vec<PortKey>,
-    /// `HITS` rows to delete.
-    pub delete_hits: Vec<HitKey>,
+    pub upsert: BTreeMap<PeerKey, RuleSet>,
+    /// Rows to delete.
+    pub delete: Vec<PeerKey>,
 }
 
 impl TableRows {
@@ -63,24 +52,6 @@ impl TableRows {
         rows.add(table, Direction::Egress, &policy.egress);
         rows.add(table, Direction::Ingress, &policy.ingress);
         rows
-    }
-
-    /// The writes that turn `self` into `next`.
-    pub fn diff(&self, next: &Self) -> RowChanges {
-        RowChanges {
-            upsert: Self {
-                tables: changed(&self.tables, &next.tables),
-                peers: changed(&self.peers, &next.peers),
-                cidrs: changed(&self.cidrs, &next.cidrs),
-                ports: changed(&self.ports, &next.ports),
-                hits: next.hits.difference(&self.hits).copied().collect(),
-            },
-            delete_tables: gone(&self.tables, &next.tables),
-            delete_peers: gone(&self.peers, &next.peers),
-            delete_cidrs: gone(&self.cidrs, &next.cidrs),
-            delete_ports: gone(&self.ports, &next.ports),
-            delete_hits: self.hits.difference(&next.hits).copied().collect(),
-        }
     }
 
     fn add(&mut self, table: u32, direction: Direction, clauses: &[Clause]) {
@@ -124,10 +95,60 @@ impl TableRows {
 }
 
 impl RowChanges {
+    /// The writes that turn the table `table` from `old` into `new` while it is in force: the rows of
+    /// identities that came to or went from the peers of clauses. Each row is one write and one
+    /// remote end is judged by one such row, so every flow is judged by the old clauses or by the
+    /// new.
+    ///
+    /// `None` where anything else differs, or where a direction gets its first identity or loses its
+    /// last: the header tells the kernel whether to look.
+    pub fn in_place(table: u32, old: &PolicyTable, new: &PolicyTable) -> Option<Self> {
+        let mut changes = Self::default();
+        let directions = [
+            (Direction::Egress, &old.egress, &new.egress),
+            (Direction::Ingress, &old.ingress, &new.ingress),
+        ];
+        for (direction, old, new) in directions {
+            let is_same = old.len() == new.len()
+                && old.iter().zip(new).all(|(old, new)| old.is_shaped_like(new))
+                && has_identities(old) == has_identities(new);
+            if !is_same {
+                return None;
+            }
+            let key = TableKey { table, direction: direction as u32 };
+            changes.take_identities(&key, old, new);
+        }
+        Arc::ptr_eq(&old.names, &new.names).then_some(changes)
+    }
+
+    fn take_identities(&mut self, key: &TableKey, old: &[Clause], new: &[Clause]) {
+        let mut differing = BTreeSet::new();
+        for (old, new) in old.iter().zip(new) {
+            let (old, new) = (&old.peers.identities, &new.peers.identities);
+            if !Arc::ptr_eq(old, new) {
+                differing.extend(old.differences(new));
+            }
+        }
+        for identity in differing {
+            let row = PeerKey::new(key, PeerKind::Identity, identity.number());
+            let meant = numbered(new).filter(|(_, c)| c.peers.identities.contains(identity));
+            let rules = RuleSet::of(meant.map(|(bit, _)| bit));
+            if rules.is_empty() {
+                self.delete.push(row);
+            } else {
+                self.upsert.insert(row, rules);
+            }
+        }
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn has_identities(clauses: &[Clause]) -> bool {
+    clauses.iter().any(|clause| !clause.peers.identities.is_empty())
 }
 
 /// The clauses with their bits.
@@ -155,14 +176,96 @@ fn header(clauses: &[Clause]) -> Table {
     header
 }
 
-fn changed<K: Copy + Ord, V: Copy + PartialEq>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-) -> BTreeMap<K, V> {
-    let differs = |(key, value): &(&K, &V)| old.get(key) != Some(value);
-    new.iter().filter(differs).map(|(key, value)| (*key, *value)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use namegate_policy::dns::{ClusterNames, NamePolicy};
+    use namegate_policy::identity::{Identity, IdentitySet};
+    use namegate_policy::name::DnsName;
+    use namegate_policy::table::{ClausePeers, ClausePorts};
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
 
-fn gone<K: Copy + Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {
-    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
+    use super::*;
+
+    fn mk_clause(is_any: bool, numbers: &BTreeSet<u32>) -> Clause {
+        let identities: IdentitySet =
+            numbers.iter().filter_map(|number| Identity::new(*number)).collect();
+        Clause {
+            action: ClauseAction::Forward,
+            tier: ClauseTier::Namespaced,
+            peers: ClausePeers {
+                any: is_any,
+                identities: Arc::new(identities),
+                ..ClausePeers::default()
+            },
+            ports: ClausePorts::Any,
+            origins: Arc::new([]),
+        }
+    }
+
+    fn mk_names() -> Arc<NamePolicy> {
+        let domain = DnsName::root();
+        let cluster = ClusterNames { domain, search: Vec::new(), ranges: Vec::new() };
+        Arc::new(NamePolicy::ungoverned(Arc::new(cluster)))
+    }
+
+    fn mk_table(egress: Vec<Clause>, ingress: Vec<Clause>, names: &Arc<NamePolicy>) -> PolicyTable {
+        let identity = Identity::FIRST_WORKLOAD;
+        PolicyTable { identity, egress, ingress, names: Arc::clone(names) }
+    }
+
+    /// By clause: whether it is for anyone, and for whom before and after.
+    fn clauses() -> impl Strategy<Value = Vec<(bool, BTreeSet<u32>, BTreeSet<u32>)>> {
+        let numbers = || btree_set(1_u32..200, 0..6);
+        vec((any::<bool>(), numbers(), numbers()), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_changed_in_place_are_those_of_a_fresh_compile(
+            egress in clauses(),
+            ingress in clauses(),
+        ) {
+            let names = mk_names();
+            let old = |clauses: &[(bool, BTreeSet<u32>, BTreeSet<u32>)]| {
+                clauses.iter().map(|(is_any, old, _)| mk_clause(*is_any, old)).collect()
+            };
+            let new = |clauses: &[(bool, BTreeSet<u32>, BTreeSet<u32>)]| {
+                clauses.iter().map(|(is_any, _, new)| mk_clause(*is_any, new)).collect()
+            };
+            let before = mk_table(old(&egress), old(&ingress), &names);
+            let after = mk_table(new(&egress), new(&ingress), &names);
+            let mut rows = TableRows::compile(7, &before);
+            let fresh = TableRows::compile(7, &after);
+            let Some(changes) = RowChanges::in_place(7, &before, &after) else {
+                prop_assert_ne!(rows.tables, fresh.tables, "only a header keeps it from changing");
+                return Ok(());
+            };
+            prop_assert!(changes.delete.iter().all(|key| rows.peers.contains_key(key)));
+            rows.peers.extend(changes.upsert);
+            rows.peers.retain(|key, _| !changes.delete.contains(key));
+            prop_assert_eq!(rows, fresh);
+        }
+    }
+
+    #[test]
+    fn what_differs_in_more_than_identities_is_not_changed_in_place() {
+        let names = mk_names();
+        let (one, two) = (BTreeSet::from([300]), BTreeSet::from([300, 301]));
+        let old = mk_table(vec![mk_clause(false, &one)], Vec::new(), &names);
+        let table = |clause| mk_table(vec![clause], Vec::new(), &names);
+        let grown = mk_clause(false, &two);
+        assert!(RowChanges::in_place(7, &old, &table(grown.clone())).is_some());
+        let others = [
+            ("peers", table(mk_clause(true, &two))),
+            ("ports", table(Clause { ports: ClausePorts::Of(Vec::new()), ..grown.clone() })),
+            ("action", table(Clause { action: ClauseAction::Drop, ..grown.clone() })),
+            ("a clause more", mk_table(vec![grown.clone(), grown.clone()], Vec::new(), &names)),
+            ("other names", mk_table(vec![grown], Vec::new(), &mk_names())),
+            ("the last identity", table(mk_clause(false, &BTreeSet::new()))),
+        ];
+        for (what, new) in others {
+            assert_eq!(RowChanges::in_place(7, &old, &new), None, "{what}");
+        }
+    }
 }

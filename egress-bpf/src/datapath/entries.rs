@@ -137,7 +137,7 @@ impl Datapath {
     /// Removes rows of classes that no address carries; those that are not there are no error.
     pub fn remove_classes(&mut self, classes: &[PeerKey]) -> Result<(), DatapathError> {
         self.maps.peers.remove_all(classes)?;
-        self.forget_classes(classes);
+        self.forget_peers(classes);
         Ok(())
     }
 

@@ -153,12 +153,6 @@ pub enum DatapathError {
         /// The table.
         table: u32,
     },
-    /// The changes could be seen half done by packets.
-    #[error("table {} cannot be changed in place", .table)]
-    NotInPlace {
-        /// The table.
-        table: u32,
-    },
     /// A resolver's slot is out of range.
     #[error("resolver slot {slot} is out of range, there are {}", crate::abi::RESOLVERS_MAX)]
     Slot {

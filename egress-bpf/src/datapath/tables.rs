@@ -14,7 +14,7 @@ use super::pods::CidrTrieKey;
 use super::{Datapath, EndpointEntry, Maps};
 use crate::abi::{
     ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, HitKey, Mac,
-    PeerKey, PeerKind, PortKey, RuleSet, TableKey,
+    PeerKey, PortKey, RuleSet, TableKey,
 };
 use crate::compile::{CidrRow, RowChanges, TableRows};
 
@@ -43,19 +43,21 @@ impl Datapath {
         })
     }
 
-    /// Writes the rows of identities that had none into a table that may be in force: nothing else
-    /// can be changed without packets that see half of it. Call it before the ipcache names them.
-    pub fn extend(&mut self, table: u32, changes: &RowChanges) -> Result<(), DatapathError> {
-        let keys = self.tables.get(&table).ok_or(DatapathError::NoTable { table })?;
-        let is_new = |key: &PeerKey| {
-            key.table == table && key.kind == PeerKind::Identity as u8 && !keys.peers.contains(key)
-        };
-        let added = TableRows { peers: changes.upsert.peers.clone(), ..TableRows::default() };
-        let adds_only = *changes == RowChanges { upsert: added, ..RowChanges::default() };
-        if !adds_only || !changes.upsert.peers.keys().all(is_new) {
-            return Err(DatapathError::NotInPlace { table });
-        }
-        self.write_rows(table, &changes.upsert)
+    /// Writes rows of identities into a table that may be in force, then deletes some: nothing else
+    /// can be changed without packets that see half of it. Identities that come are written before
+    /// the ipcache names them; those that go, after it forgot them.
+    pub fn change_identities(
+        &mut self,
+        table: u32,
+        changes: &RowChanges,
+    ) -> Result<(), DatapathError> {
+        let keys = self.tables.get_mut(&table).ok_or(DatapathError::NoTable { table })?;
+        keys.peers.extend(changes.upsert.keys());
+        let (peers, rules) = columns(&changes.upsert);
+        self.maps.peers.put_all(&peers, &rules)?;
+        self.maps.peers.remove_all(&changes.delete)?;
+        self.forget_peers(&changes.delete);
+        Ok(())
     }
 
     /// Remembers rows of name classes, so that they go with their table.
@@ -68,7 +70,7 @@ impl Datapath {
         Ok(())
     }
 
-    pub(super) fn forget_classes(&mut self, classes: &[PeerKey]) {
+    pub(super) fn forget_peers(&mut self, classes: &[PeerKey]) {
         for class in classes {
             if let Some(keys) = self.tables.get_mut(&class.table) {
                 keys.peers.remove(class);

@@ -150,9 +150,9 @@ mod tests {
             let name = DnsName::parse(name).unwrap();
             assert_eq!(parsed.matches(&name), expected, "{pattern} and {name}");
             let mut set = PatternSet::default();
-            set.insert(&parsed, &[], ());
+            set.insert(&parsed, &[], 0);
             let mut found = false;
-            set.for_each_match(&name, |()| found = true);
+            set.for_each_match(&name, |_| found = true);
             assert_eq!(found, expected, "{pattern} and {name} in a set");
         }
     }

@@ -4,12 +4,14 @@
 //! concerns one identity and finds all that match a name in one walk over its labels.
 
 mod glob;
+mod hash;
 mod set;
 
 use std::fmt;
 use std::str::FromStr;
 
 use glob::Glob;
+pub use hash::PatternSeed;
 pub use set::PatternSet;
 
 use crate::name::DnsName;

@@ -1,306 +1,371 @@
-//! Every pattern of an identity in one trie over labels, the top-level label first.
+//! Every pattern of an identity in one hash of name suffixes.
 //!
-//! The edges of the trie live in one open-addressing table, each in half a cache line with its
-//! label, so that a step costs one memory access whatever the number of patterns.
+//! A name is hashed label by label from the right; the hash after each label is that of a suffix,
+//! and is looked for where patterns of so many labels exist at all. An octet of each hash stands in
+//! an array of its own, so that an absent suffix costs little memory traffic and a present one an
+//! access more. What is found is compared octet by octet: a collision never matches.
 
 use super::glob::Glob;
+use super::hash::PatternSeed;
 use super::{DomainPattern, Form};
-use crate::name::DnsName;
+use crate::name::{DnsName, LabelStarts};
 
-/// Patterns with a value each, matched together.
+/// At most three of four slots are taken, and two of three where room was made for a number of
+/// patterns.
+const LOAD: (usize, usize) = (3, 4);
+const RESERVED: (usize, usize) = (2, 3);
+
+/// How many octets of a suffix a slot holds; of a longer one, so many that eight more say where the
+/// rest is.
+const INLINE: usize = 23;
+const BEGIN: usize = INLINE - 8;
+
+/// Set in a list's head that is a position in `items`; a head without it is one value plus one.
+const IS_LIST: u32 = 1 << 31;
+
+/// Patterns with a number each, matched together.
 ///
-/// A name is matched in one walk over its labels from the right; the cost depends on the labels of
-/// the name and on the patterns that match it, not on how many there are.
-#[derive(Clone, Debug)]
-pub struct PatternSet<T> {
-    values: Vec<T>,
-    links: Vec<Link>,
-    edges: Edges,
+/// The cost of a match depends on the labels of the name and on the patterns that match it, not on
+/// how many there are; patterns with stars inside labels are looked at one by one, those with the
+/// same plain labels right of their stars. Numbers are below 2^31.
+#[derive(Clone, Debug, Default)]
+pub struct PatternSet {
+    seed: PatternSeed,
+    /// For each slot an octet of the hash; zero where it is free.
+    tags: Vec<u8>,
+    slots: Vec<Slot>,
+    suffixes: usize,
+    /// The ends of suffixes that are longer than a slot holds.
+    ends: Vec<u8>,
     root: Heads,
-    has_excepts: bool,
-    /// Patterns with stars inside labels: they hang at their plain labels and are looked at whole.
-    globs: Vec<Glob>,
+    items: Vec<Item>,
+    guards: Vec<Guard>,
+    /// Of how many labels there are suffixes that names end in, and whole names, by bit.
+    below: u128,
+    exact: u128,
+    patterns: usize,
 }
 
-/// The lists of patterns that end at a node: for the node's own name, and for all names below.
-/// Positions in `links` plus one; zero is the empty list.
+/// The lists of patterns for one suffix: for that name alone, and for all names below.
 #[derive(Clone, Copy, Debug, Default)]
 struct Heads {
     exact: u32,
     below: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    value: u32,
-    next: u32,
-    is_except: bool,
-    /// Position in `globs` plus one; zero where being on the list is enough.
-    glob: u32,
+/// A suffix and the patterns for it: half a cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
+struct Slot {
+    heads: Heads,
+    length: u8,
+    suffix: [u8; INLINE],
 }
 
-impl<T> Default for PatternSet<T> {
-    fn default() -> Self {
-        Self {
-            values: Vec::new(),
-            links: Vec::new(),
-            edges: Edges::default(),
-            root: Heads::default(),
-            has_excepts: false,
-            globs: Vec::new(),
+const _: () = assert!(size_of::<Slot>() == 32);
+
+/// One of the lists of a suffix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Exact,
+    Below,
+}
+
+/// A pattern that shares its list with others, or that takes a closer look.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    value: u32,
+    /// The head of the rest of the list.
+    next: u32,
+    /// Position in `guards` plus one.
+    guard: u32,
+}
+
+/// What a name must meet besides its suffix.
+#[derive(Clone, Debug)]
+struct Guard {
+    glob: Option<Glob>,
+    except: Option<Box<PatternSet>>,
+}
+
+impl PatternSet {
+    /// An empty set whose hash is keyed by `seed`.
+    pub fn new(seed: PatternSeed) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    /// Makes room for `more` patterns.
+    pub fn reserve(&mut self, more: usize) {
+        let needed = (self.suffixes + more) * RESERVED.1 / RESERVED.0 + 1;
+        if needed > self.slots.len() && more * 4 > self.suffixes {
+            self.resize(needed);
         }
     }
-}
 
-impl<T> PatternSet<T> {
-    /// Adds `pattern`, narrowed by `except` (EP-5), with what it stands for.
-    pub fn insert(&mut self, pattern: &DomainPattern, except: &[DomainPattern], value: T) {
-        let index = self.values.len() as u32;
-        self.values.push(value);
-        self.link(pattern, index, false);
-        for narrowed in except {
-            self.link(narrowed, index, true);
-            self.has_excepts = true;
+    /// Adds `pattern`, narrowed by `except` (EP-5), as `value`.
+    pub fn insert(&mut self, pattern: &DomainPattern, except: &[DomainPattern], value: u32) {
+        let except = (!except.is_empty()).then(|| {
+            let mut narrowed = Self::new(self.seed);
+            for pattern in except {
+                narrowed.insert(pattern, &[], 0);
+            }
+            Box::new(narrowed)
+        });
+        let glob = match &pattern.0 {
+            Form::Glob(glob) => Some(glob.clone()),
+            Form::Any | Form::Exact(_) | Form::Below(_) => None,
+        };
+        let guard = if glob.is_some() || except.is_some() {
+            self.guards.push(Guard { glob, except });
+            self.guards.len() as u32
+        } else {
+            0
+        };
+        self.patterns += 1;
+        match &pattern.0 {
+            Form::Any => {
+                // `*` matches the root as well as all below it.
+                self.root.exact = self.pushed(self.root.exact, value, guard);
+                self.root.below = self.pushed(self.root.below, value, guard);
+            }
+            Form::Exact(name) => self.attach(name, List::Exact, value, guard),
+            Form::Below(name) => self.attach(name, List::Below, value, guard),
+            Form::Glob(glob) => self.attach(glob.anchor(), List::Below, value, guard),
         }
     }
 
     /// The number of patterns, excepted ones not counted.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.patterns
     }
 
     /// Whether no pattern is in the set.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.patterns == 0
     }
 
-    /// Calls `found` with the value of each pattern that `name` matches, in no particular order.
-    pub fn for_each_match<'a>(&'a self, name: &DnsName, mut found: impl FnMut(&'a T)) {
-        if !self.has_excepts {
-            self.walk(name, |link| found(&self.values[link.value as usize]));
+    /// The octets of memory that the set takes.
+    pub fn footprint(&self) -> usize {
+        let excepts = self.guards.iter().filter_map(|guard| guard.except.as_deref());
+        size_of::<Self>()
+            + self.tags.capacity()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.ends.capacity()
+            + self.items.capacity() * size_of::<Item>()
+            + self.guards.capacity() * size_of::<Guard>()
+            + excepts.map(Self::footprint).sum::<usize>()
+    }
+
+    /// Calls `found` with the number of each pattern that `name` matches, in no particular order.
+    pub fn for_each_match(&self, name: &DnsName, mut found: impl FnMut(u32)) {
+        let starts = name.label_starts();
+        let count = starts.len();
+        if count == 0 {
+            self.visit(self.root.exact, name, &mut found);
             return;
         }
-        let (mut matched, mut excepted) = (Vec::new(), Vec::new());
-        self.walk(name, |link| {
-            let list = if link.is_except { &mut excepted } else { &mut matched };
-            list.push(link.value);
-        });
-        for value in matched {
-            if !excepted.contains(&value) {
-                found(&self.values[value as usize]);
-            }
-        }
-    }
-
-    fn walk(&self, name: &DnsName, mut visit: impl FnMut(Link)) {
-        let starts = name.label_starts();
+        self.visit(self.root.below, name, &mut found);
+        let is_exact = self.exact >> count & 1 == 1;
+        let below = self.below & ((1 << count) - 1);
+        // Labels further left are of no interest.
+        let deepest = if is_exact { count } else { below.checked_ilog2().unwrap_or(0) as usize };
         let wire = name.as_wire();
-        let mut heads = self.root;
-        let mut node = 0;
-        for index in (0..starts.len()).rev() {
-            self.visit_list(heads.below, name, &mut visit);
-            let at = starts.at(index);
-            let label = &wire[at + 1..=at + usize::from(wire[at])];
-            let Some(edge) = self.edges.find(node, label) else {
+        let mut hash = self.seed.start();
+        for depth in 1..=deepest {
+            let at = starts.at(count - depth);
+            hash = self.seed.extend(hash, label_at(wire, at));
+            if depth == count {
+                if let Some(slot) = self.find(hash, &wire[at..]) {
+                    self.visit(self.slots[slot].heads.exact, name, &mut found);
+                }
+            } else if below >> depth & 1 == 1
+                && let Some(slot) = self.find(hash, &wire[at..])
+            {
+                self.visit(self.slots[slot].heads.below, name, &mut found);
+            }
+        }
+    }
+
+    fn visit(&self, head: u32, name: &DnsName, found: &mut impl FnMut(u32)) {
+        let mut rest = head;
+        while rest != 0 {
+            if rest & IS_LIST == 0 {
+                found(rest - 1);
                 return;
-            };
-            heads = edge.heads;
-            node = edge.child;
-        }
-        self.visit_list(heads.exact, name, &mut visit);
-    }
-
-    fn visit_list(&self, head: u32, name: &DnsName, visit: &mut impl FnMut(Link)) {
-        let mut next = head;
-        while let Some(index) = next.checked_sub(1) {
-            let link = self.links[index as usize];
-            next = link.next;
-            match link.glob.checked_sub(1) {
-                Some(glob) if !self.globs[glob as usize].matches(name) => {}
-                Some(_) | None => visit(link),
+            }
+            let item = self.items[(rest & !IS_LIST) as usize];
+            rest = item.next;
+            let guard = item.guard.checked_sub(1).map(|index| &self.guards[index as usize]);
+            if guard.is_none_or(|guard| guard.lets(name)) {
+                found(item.value);
             }
         }
     }
 
-    fn link(&mut self, pattern: &DomainPattern, value: u32, is_except: bool) {
-        let mut link = Link { value, next: 0, is_except, glob: 0 };
-        match &pattern.0 {
-            Form::Any => {
-                // `*` matches the root as well as all below it.
-                let links = &mut self.links;
-                push_link(links, &mut self.root.below, link);
-                push_link(links, &mut self.root.exact, link);
-            }
-            Form::Exact(name) => {
-                let heads = Self::node(&mut self.edges, &mut self.root, name);
-                push_link(&mut self.links, &mut heads.exact, link);
-            }
-            Form::Below(name) => {
-                let heads = Self::node(&mut self.edges, &mut self.root, name);
-                push_link(&mut self.links, &mut heads.below, link);
-            }
-            Form::Glob(glob) => {
-                self.globs.push(glob.clone());
-                link.glob = self.globs.len() as u32;
-                let heads = Self::node(&mut self.edges, &mut self.root, glob.anchor());
-                push_link(&mut self.links, &mut heads.below, link);
-            }
+    /// The head of a list that is `head` with one pattern more.
+    fn pushed(&mut self, head: u32, value: u32, guard: u32) -> u32 {
+        if head == 0 && guard == 0 {
+            return value + 1;
         }
+        self.items.push(Item { value, next: head, guard });
+        (self.items.len() - 1) as u32 | IS_LIST
     }
 
-    fn node<'a>(edges: &'a mut Edges, root: &'a mut Heads, name: &DnsName) -> &'a mut Heads {
-        let mut slot = None;
-        let mut node = 0;
-        for label in name.labels_from_right() {
-            let index = edges.find_or_insert(node, label);
-            node = edges.slots[index].child;
-            slot = Some(index);
+    /// Adds a pattern to a list of the suffix `name`, the root's where it has no label.
+    fn attach(&mut self, name: &DnsName, list: List, value: u32, guard: u32) {
+        let starts = name.label_starts();
+        if starts.len() == 0 {
+            let pushed = self.pushed(self.root.head(list), value, guard);
+            *self.root.head_mut(list) = pushed;
+            return;
         }
-        match slot {
-            Some(index) => &mut edges.slots[index].heads,
-            None => root,
-        }
+        let depths = match list {
+            List::Exact => &mut self.exact,
+            List::Below => &mut self.below,
+        };
+        *depths |= 1 << starts.len();
+        let wire = name.as_wire();
+        let hash = self.hash(wire, &starts);
+        let slot = self.find(hash, wire).unwrap_or_else(|| self.add(hash, wire));
+        let pushed = self.pushed(self.slots[slot].heads.head(list), value, guard);
+        *self.slots[slot].heads.head_mut(list) = pushed;
     }
-}
 
-fn push_link(links: &mut Vec<Link>, head: &mut u32, link: Link) {
-    links.push(Link { next: *head, ..link });
-    *head = links.len() as u32;
-}
-
-/// The number of label octets that an edge holds itself; the rest of a longer label is in the
-/// arena, found by the last four of these.
-const INLINE: usize = 15;
-const PREFIX: usize = INLINE - 4;
-
-/// One edge of the trie. `child` zero is a free slot: the root is nobody's child.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(align(32))]
-struct Edge {
-    parent: u32,
-    child: u32,
-    heads: Heads,
-    length: u8,
-    label: [u8; INLINE],
-}
-
-const _: () = assert!(size_of::<Edge>() == 32);
-
-#[derive(Clone, Debug, Default)]
-struct Edges {
-    /// A power of two of slots, at most three quarters of them taken.
-    slots: Vec<Edge>,
-    taken: u32,
-    arena: Vec<u8>,
-}
-
-impl Edges {
-    fn find(&self, parent: u32, label: &[u8]) -> Option<&Edge> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        let mask = self.slots.len() - 1;
-        let mut index = hash(parent, label) & mask;
+    /// The slot of a suffix.
+    fn find(&self, hash: u64, suffix: &[u8]) -> Option<usize> {
+        let wanted = tag(hash);
+        let mut index = self.index(hash);
         loop {
-            let edge = &self.slots[index];
-            if edge.child == 0 {
+            let found = *self.tags.get(index)?;
+            if found == 0 {
                 return None;
             }
-            if edge.parent == parent && self.is_label(edge, label) {
-                return Some(edge);
+            if found == wanted && self.is_suffix(&self.slots[index], suffix) {
+                return Some(index);
             }
-            index = (index + 1) & mask;
+            index = self.after(index);
         }
     }
 
-    fn find_or_insert(&mut self, parent: u32, label: &[u8]) -> usize {
-        if self.taken as usize * 4 >= self.slots.len() * 3 {
-            self.grow();
+    fn is_suffix(&self, slot: &Slot, suffix: &[u8]) -> bool {
+        if usize::from(slot.length) != suffix.len() {
+            return false;
         }
-        let mask = self.slots.len() - 1;
-        let mut index = hash(parent, label) & mask;
-        while self.slots[index].child != 0 {
-            if self.slots[index].parent == parent && self.is_label(&self.slots[index], label) {
-                return index;
-            }
-            index = (index + 1) & mask;
+        if suffix.len() <= INLINE {
+            return slot.suffix[..suffix.len()] == *suffix;
         }
-        self.taken += 1;
-        self.slots[index] = Edge {
-            parent,
-            child: self.taken,
-            heads: Heads::default(),
-            length: label.len() as u8,
-            label: self.store(label),
-        };
+        let (begin, end) = suffix.split_at(BEGIN);
+        let at = slot.end();
+        slot.suffix[..BEGIN] == *begin && self.ends[at..at + end.len()] == *end
+    }
+
+    fn add(&mut self, hash: u64, suffix: &[u8]) -> usize {
+        if (self.suffixes + 1) * LOAD.1 > self.slots.len() * LOAD.0 {
+            self.resize((self.slots.len() * 2).max(16));
+        }
+        // A name has at most 255 octets.
+        let mut slot = Slot { length: suffix.len() as u8, ..Slot::default() };
+        if suffix.len() <= INLINE {
+            slot.suffix[..suffix.len()].copy_from_slice(suffix);
+        } else {
+            let (begin, end) = suffix.split_at(BEGIN);
+            slot.suffix[..BEGIN].copy_from_slice(begin);
+            slot.suffix[BEGIN..].copy_from_slice(&(self.ends.len() as u64).to_le_bytes());
+            self.ends.extend_from_slice(end);
+        }
+        self.suffixes += 1;
+        self.put(hash, slot)
+    }
+
+    fn put(&mut self, hash: u64, slot: Slot) -> usize {
+        let mut index = self.index(hash);
+        while self.tags[index] != 0 {
+            index = self.after(index);
+        }
+        self.tags[index] = tag(hash);
+        self.slots[index] = slot;
         index
     }
 
-    fn store(&mut self, label: &[u8]) -> [u8; INLINE] {
-        let mut stored = [0; INLINE];
-        if label.len() <= INLINE {
-            stored[..label.len()].copy_from_slice(label);
-        } else {
-            stored[..PREFIX].copy_from_slice(&label[..PREFIX]);
-            stored[PREFIX..].copy_from_slice(&(self.arena.len() as u32).to_ne_bytes());
-            self.arena.extend_from_slice(&label[PREFIX..]);
-        }
-        stored
-    }
-
-    fn is_label(&self, edge: &Edge, label: &[u8]) -> bool {
-        if usize::from(edge.length) != label.len() {
-            return false;
-        }
-        if label.len() <= INLINE {
-            return edge.label[..label.len()] == *label;
-        }
-        let [.., a, b, c, d] = edge.label;
-        let start = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let rest = &label[PREFIX..];
-        edge.label[..PREFIX] == label[..PREFIX] && self.arena[start..start + rest.len()] == *rest
-    }
-
-    fn grow(&mut self) {
-        let size = (self.slots.len() * 2).max(16);
-        let old = std::mem::replace(&mut self.slots, vec![Edge::default(); size]);
-        for edge in old {
-            if edge.child == 0 {
-                continue;
+    fn resize(&mut self, size: usize) {
+        let tags = std::mem::replace(&mut self.tags, vec![0; size]);
+        let slots = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
+        for (_, slot) in tags.into_iter().zip(slots).filter(|(tag, _)| *tag != 0) {
+            let length = usize::from(slot.length);
+            let mut suffix = slot.suffix[..length.min(INLINE)].to_vec();
+            if length > INLINE {
+                suffix.truncate(BEGIN);
+                let at = slot.end();
+                suffix.extend_from_slice(&self.ends[at..at + length - BEGIN]);
             }
-            let mut index = self.hash_of(&edge) & (size - 1);
-            while self.slots[index].child != 0 {
-                index = (index + 1) & (size - 1);
-            }
-            self.slots[index] = edge;
+            let hash = self.hash(&suffix, &LabelStarts::of(&suffix));
+            self.put(hash, slot);
         }
     }
 
-    fn hash_of(&self, edge: &Edge) -> usize {
-        let length = usize::from(edge.length);
-        if length <= INLINE {
-            return hash(edge.parent, &edge.label[..length]);
-        }
-        let [.., a, b, c, d] = edge.label;
-        let start = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let mut label = edge.label[..PREFIX].to_vec();
-        label.extend_from_slice(&self.arena[start..start + length - PREFIX]);
-        hash(edge.parent, &label)
+    fn after(&self, index: usize) -> usize {
+        if index + 1 == self.tags.len() { 0 } else { index + 1 }
+    }
+
+    fn hash(&self, wire: &[u8], starts: &LabelStarts) -> u64 {
+        (0..starts.len())
+            .rev()
+            .map(|index| label_at(wire, starts.at(index)))
+            .fold(self.seed.start(), |hash, label| self.seed.extend(hash, label))
+    }
+
+    /// The upper bits of a hash say where to begin, the lower ones are its tag.
+    fn index(&self, hash: u64) -> usize {
+        (u128::from(hash) * self.slots.len() as u128 >> 64) as usize
     }
 }
 
-/// Mixes eight octets at a time. What is looked up cannot lengthen a probe, only what policies
-/// put in, so no key is needed.
-fn hash(parent: u32, label: &[u8]) -> usize {
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = (u64::from(parent) << 8 | label.len() as u64).wrapping_mul(MULTIPLIER);
-    for chunk in label.chunks(8) {
-        let mut octets = [0; 8];
-        octets[..chunk.len()].copy_from_slice(chunk);
-        let mixed = u128::from(state ^ u64::from_le_bytes(octets)) * u128::from(MULTIPLIER | 1);
-        state = (mixed as u64) ^ (mixed >> 64) as u64;
+impl Heads {
+    fn head(&self, list: List) -> u32 {
+        match list {
+            List::Exact => self.exact,
+            List::Below => self.below,
+        }
     }
-    (state ^ (state >> 32)) as usize
+
+    fn head_mut(&mut self, list: List) -> &mut u32 {
+        match list {
+            List::Exact => &mut self.exact,
+            List::Below => &mut self.below,
+        }
+    }
+}
+
+impl Slot {
+    /// Where the end of a long suffix is.
+    fn end(&self) -> usize {
+        let mut octets = [0; 8];
+        octets.copy_from_slice(&self.suffix[BEGIN..]);
+        u64::from_le_bytes(octets) as usize
+    }
+}
+
+impl Guard {
+    fn lets(&self, name: &DnsName) -> bool {
+        if self.glob.as_ref().is_some_and(|glob| !glob.matches(name)) {
+            return false;
+        }
+        let mut is_excepted = false;
+        if let Some(except) = &self.except {
+            except.for_each_match(name, |_| is_excepted = true);
+        }
+        !is_excepted
+    }
+}
+
+/// Never zero, which is a free slot.
+const fn tag(hash: u64) -> u8 {
+    (hash as u8) | ((hash as u8 == 0) as u8)
+}
+
+/// The octets of the label at `at`, without its length.
+fn label_at(wire: &[u8], at: usize) -> &[u8] {
+    &wire[at + 1..=at + usize::from(wire[at])]
 }
 
 #[cfg(test)]
@@ -311,21 +376,48 @@ mod tests {
 
     use super::*;
 
-    fn mk_set(patterns: &[(&'static str, &[&str])]) -> PatternSet<&'static str> {
-        let mut set = PatternSet::default();
-        for (pattern, except) in patterns {
+    struct Named(PatternSet, Vec<&'static str>);
+
+    fn mk_set(patterns: &[(&'static str, &[&str])]) -> Named {
+        let mut set = PatternSet::new(PatternSeed::new(7));
+        for (number, (pattern, except)) in (0..).zip(patterns) {
             let except: Vec<DomainPattern> = except.iter().map(|p| p.parse().unwrap()).collect();
-            set.insert(&pattern.parse().unwrap(), &except, *pattern);
+            set.insert(&pattern.parse().unwrap(), &except, number);
         }
-        set
+        Named(set, patterns.iter().map(|(pattern, _)| *pattern).collect())
     }
 
-    fn matches(set: &PatternSet<&'static str>, name: &str) -> BTreeSet<&'static str> {
+    fn matches(Named(set, patterns): &Named, name: &str) -> BTreeSet<&'static str> {
         let mut found = BTreeSet::new();
         set.for_each_match(&DnsName::parse(name).unwrap(), |value| {
-            found.insert(*value);
+            found.insert(patterns[value as usize]);
         });
         found
+    }
+
+    #[test]
+    fn a_suffix_of_the_same_hash_is_no_match() {
+        let mut set = PatternSet::new(PatternSeed::new(7));
+        set.insert(&"www.example.com".parse().unwrap(), &[], 0);
+        let stored = DnsName::parse("www.example.com").unwrap();
+        let hash = set.hash(stored.as_wire(), &stored.label_starts());
+        assert!(set.find(hash, stored.as_wire()).is_some());
+        let other = DnsName::parse("www.example.org").unwrap();
+        assert_eq!(set.find(hash, other.as_wire()), None);
+    }
+
+    #[test]
+    fn hostile_names_of_127_labels_are_looked_up() {
+        let deep = ["a"; 127].join(".");
+        let mut set = PatternSet::new(PatternSeed::new(7));
+        for depth in 1..127 {
+            let pattern = format!("*.{}", ["a"; 126][..depth].join("."));
+            set.insert(&pattern.parse().unwrap(), &[], 0);
+        }
+        set.insert(&deep.parse().unwrap(), &[], 1);
+        let mut found = [0, 0];
+        set.for_each_match(&DnsName::parse(&deep).unwrap(), |value| found[value as usize] += 1);
+        assert_eq!(found, [126, 1]);
     }
 
     #[test]
@@ -384,8 +476,11 @@ mod tests {
             1 => Just("*".to_owned()),
             5 => dotted(),
             5 => dotted().prop_map(|name| format!("*.{name}")),
+            2 => dotted().prop_map(|name| format!("a*.{name}")),
         ]
-        .prop_map(|text| text.parse().unwrap())
+        .prop_map(|text| {
+            DomainPattern::parse(&text).or_else(|_| DomainPattern::parse_cilium(&text)).unwrap()
+        })
     }
 
     proptest! {
@@ -396,18 +491,18 @@ mod tests {
                 0..40,
             ),
             names in proptest::collection::vec(dotted(), 1..20),
+            seed in any::<u64>(),
         ) {
-            let mut set = PatternSet::default();
-            for (index, (pattern, except)) in patterns.iter().enumerate() {
+            let mut set = PatternSet::new(PatternSeed::new(seed));
+            for (index, (pattern, except)) in (0..).zip(&patterns) {
                 set.insert(pattern, except, index);
             }
             for name in names {
                 let name = DnsName::parse(&name).unwrap();
                 let mut found = BTreeSet::new();
-                set.for_each_match(&name, |&index| { found.insert(index); });
-                let expected: BTreeSet<usize> = patterns
-                    .iter()
-                    .enumerate()
+                set.for_each_match(&name, |index| { found.insert(index); });
+                let expected: BTreeSet<u32> = (0..)
+                    .zip(&patterns)
                     .filter(|(_, (pattern, except))| {
                         pattern.matches(&name) && !except.iter().any(|e| e.matches(&name))
                     })

@@ -203,7 +203,7 @@ fn is_peer(clause: &Clause, remote: IpAddr, identity: Identity) -> bool {
         };
         is_meant && cidr.contains(remote)
     };
-    peers.any || peers.identities.contains(&identity) || peers.cidrs.iter().any(is_in)
+    peers.any || peers.identities.contains(identity) || peers.cidrs.iter().any(is_in)
 }
 
 fn has_port(ports: &ClausePorts, flow: &Flow) -> bool {

@@ -11,7 +11,7 @@ target := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Installs what is missing (Debian or Ubuntu with Rust)
@@ -37,6 +37,10 @@ test: build ## Runs every test, as root
 .PHONY: nightly
 nightly: build ## Holds the three engines against each other over a million random flows, as root
 	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
+
+.PHONY: bench-policy
+bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
+	cargo bench --package namegate-policy --bench policy -- $(ARGS)
 
 .PHONY: check
 check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint

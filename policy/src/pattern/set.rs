@@ -316,7 +316,7 @@ impl PatternSet {
 
     /// The upper bits of a hash say where to begin, the lower ones are its tag.
     fn index(&self, hash: u64) -> usize {
-        (u128::from(hash) * self.slots.len() as u128 >> 64) as usize
+        ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
     }
 }
 

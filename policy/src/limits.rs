@@ -10,11 +10,14 @@ pub const NAMES_PER_IDENTITY: usize = 131_072;
 pub const ADDRESSES_PER_NAME: usize = 16_384;
 
 /// Names that one address can belong to for one identity: front ends of content networks answer for
-/// many.
-pub const NAMES_PER_ADDRESS: usize = 1_024;
+/// many. Each is matched against the policy when the address is opened.
+pub const NAMES_PER_ADDRESS: usize = 256;
 
 /// Addresses that all identities of a node can hold together.
 pub const ADDRESSES_TOTAL: usize = 131_072;
+
+/// Octets that all learned names and addresses of a node can take.
+pub const LEARNED_OCTETS: usize = 64 << 20;
 
 /// Steps that the rules of one identity can take in one direction: 256 rules and more, since a rule
 /// takes one or two, and one more for each number that a named port has.

@@ -196,19 +196,31 @@ impl State {
             opened.entry(ttl).or_default().insert(address);
         }
         let opens_any = taught.withheld.len() < answer.addresses.len();
+        let mut places: BTreeSet<Place> =
+            answer.addresses.iter().map(|(address, _)| (answer.identity, *address)).collect();
         for (ttl, addresses) in &opened {
             let ttl = Duration::from_secs(u64::from(*ttl));
             let deadline = self.settings.window.deadline(ttl, now);
             let learned = self.learned.learn(answer.identity, &answer.name, addresses, deadline);
-            // Where nothing is to be opened the name matters to records alone.
-            if opens_any {
-                learned?;
+            match learned {
+                Ok(evicted) => places.extend(evicted),
+                Err(error) if opens_any => return Err(error.into()),
+                // Where nothing is to be opened the name matters to records alone.
+                Err(_) => {}
             }
         }
-        let places = answer.addresses.iter().map(|(address, _)| (answer.identity, *address));
-        let effects = self.rewrite(places.collect());
+        let evicted = places.len() > answer.addresses.len();
+        if evicted && self.learned.evictions(answer.identity).is_power_of_two() {
+            tracing::warn!(
+                identity = answer.identity.number(),
+                evicted = self.learned.evictions(answer.identity),
+                "learned names make room for others: those that end first are closed early"
+            );
+        }
+        let effects = self.rewrite(places);
         let is_open = |rules: &&NameRules| !rules.fresh.is_empty();
-        let rules = effects.names.values().flatten();
+        let own = answer.addresses.iter().map(|(address, _)| (answer.identity, *address));
+        let rules = own.filter_map(|place| effects.names.get(&place)?.as_ref());
         taught.open_until = rules.filter(is_open).map(|rules| rules.deadline).min();
         Ok((effects, taught))
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
+use namegate_policy::name::DnsName;
 use namegate_policy::resource::Service;
 use namegate_policy::rule::ServiceRef;
 
@@ -166,6 +167,18 @@ pub fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
         .collect()
 }
 
+/// The search list of a resolver configuration, which pods inherit behind the cluster's suffixes: that
+/// of its last `search` or `domain` line (resolv.conf(5)).
+pub fn search_domains(resolv_conf: &str) -> Vec<DnsName> {
+    let lists = resolv_conf.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then_some(words)
+    });
+    let names = lists.last().into_iter().flatten().filter_map(|text| DnsName::parse(text).ok());
+    // Every name is below the root: a list with it would make each refusal a miss.
+    names.filter(|name| name.labels().next().is_some()).collect()
+}
+
 /// Where the kernel says which ports it draws for sockets that ask for none.
 pub const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
@@ -207,6 +220,23 @@ mod tests {
             ("192.0.2.1,dns", "\"dns\" is no IP address"),
         ] {
             assert_eq!(text.parse::<ResolverGroup>().unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn ep_7_search_list_is_the_last_one_written() {
+        let cases: [(&str, &[&str]); 4] = [
+            (
+                "nameserver 192.0.2.53\nsearch corp.test eu.corp.test.\n",
+                &["corp.test", "eu.corp.test"],
+            ),
+            ("search a.test\n domain b.test\n", &["b.test"]),
+            ("search . a..test corp.test\n", &["corp.test"]),
+            ("options ndots:5\n", &[]),
+        ];
+        for (text, expected) in cases {
+            let found: Vec<String> = search_domains(text).iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{text:?}");
         }
     }
 

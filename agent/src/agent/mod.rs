@@ -99,6 +99,14 @@ impl Signals {
     }
 }
 
+/// The node's resolver configuration, which pods inherit from; nothing where there is none.
+fn resolv_conf() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the node's /etc/resolv.conf");
+        String::new()
+    })
+}
+
 fn settings(
     args: &AgentArgs,
     link: &ProxyLink,
@@ -116,10 +124,7 @@ fn settings(
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot read {}", resolvers::PORT_RANGE),
     }
-    match std::fs::read_to_string("/etc/resolv.conf") {
-        Ok(text) => known.extend(resolvers::name_servers(&text)),
-        Err(error) => tracing::warn!(%error, "cannot read the node's /etc/resolv.conf"),
-    }
+    known.extend(resolvers::name_servers(&resolv_conf()));
     let mut own_addresses = BTreeSet::from([IpAddr::V4(args.proxy_ipv4)]);
     own_addresses.extend(link.ipv6.map(IpAddr::V6));
     Ok(Settings {

@@ -21,7 +21,7 @@ use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
 use crate::link::{self, ProxyLink};
 use crate::registry::Registry;
-use crate::resolvers::ResolverGroup;
+use crate::resolvers::{self, ResolverGroup};
 use crate::source::Changes;
 use crate::state::{Event, State};
 use crate::{clock, flows, remembered, uninstall};
@@ -80,7 +80,8 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
     let mut agent = Agent {
         state: State::new(super::settings(args, &link, node_name)?)
-            .with_pattern_seed(RandomState::new().hash_one(std::process::id())),
+            .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
+            .with_search(resolvers::search_domains(&super::resolv_conf())),
         apply: Apply::new(datapath, inherited, tables, first_class),
         registry: Arc::clone(&registry),
         log: log.clone(),

@@ -318,6 +318,7 @@ fn mk_state(circumstances: &Circumstances) -> State {
         has_ipv6: true,
         node_name: None,
     })
+    .with_search(circumstances.search.clone())
 }
 
 /// A pod that says where it lives, as those must that the agent gives a place.

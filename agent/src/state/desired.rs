@@ -66,7 +66,10 @@ impl State {
             let key = (Arc::clone(&reference.namespace), Arc::clone(&reference.name));
             let pod = self.tables.inventory().pod(reference);
             let wanted = pod.and_then(|pod| {
-                Some((attachment(pod, node)?, pod.addresses.iter().copied().collect::<BTreeSet<_>>()))
+                Some((
+                    attachment(pod, node)?,
+                    pod.addresses.iter().copied().collect::<BTreeSet<_>>(),
+                ))
             });
             if self.wanted.get(&key) == wanted.as_ref() {
                 continue;

@@ -155,6 +155,12 @@ impl State {
         Self { tables: self.tables.with_seed(PatternSeed::new(seed)), ..self }
     }
 
+    /// The same with suffixes that pods search besides the cluster's own (EP-7).
+    #[must_use]
+    pub fn with_search(self, search: Vec<DnsName>) -> Self {
+        Self { tables: self.tables.with_search(search), ..self }
+    }
+
     /// Takes one event and says what has to change.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
         match event {

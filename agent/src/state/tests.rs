@@ -1,5 +1,8 @@
 use namegate_policy::object::ObjectRef;
 
+use namegate_policy::dns::NameDecision;
+use namegate_policy::learned::LearnedLimits;
+
 use super::*;
 use crate::endpoints::Interface;
 use crate::testing::mk_objects;
@@ -85,7 +88,10 @@ fn mk_town(pods: &[(&str, u32)]) -> Town {
 
 /// A state with both pods located, and the identity of the first.
 fn mk_running() -> (State, Identity) {
-    let mut state = mk_state();
+    mk_running_from(mk_state())
+}
+
+fn mk_running_from(mut state: State) -> (State, Identity) {
     state.handle(upsert(OBJECTS), at(1));
     state.handle(Event::Town(mk_town(&[("checkout", CHECKOUT_LINK), ("web", WEB_LINK)])), at(1));
     let identity = state.endpoints[&CHECKOUT_LINK].identity;
@@ -288,6 +294,28 @@ fn two_pods_on_one_interface_are_told_apart_by_order() {
     assert_eq!(effects.endpoints.len(), 1);
     assert_eq!(&*effects.endpoints[&7].as_ref().unwrap().pod.name, "checkout");
     assert!(effects.notices[0].contains("Pod shop/web"), "{:?}", effects.notices);
+}
+
+#[test]
+fn ep_14_what_makes_room_for_an_answer_is_closed_with_it() {
+    let (mut state, identity) = mk_running();
+    state.learned = Learned::new(LearnedLimits { addresses_total: 1, ..Default::default() });
+    state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(100)).unwrap();
+    let answer = mk_answer(identity, "b.example.com", &[("203.0.113.2", 5)]);
+    let (effects, taught) = state.teach(&answer, at(100)).unwrap();
+    assert_eq!(effects.names[&(identity, ip("203.0.113.1"))], None, "its row goes");
+    assert_eq!(effects.labels[&(identity, ip("203.0.113.1"))].len(), 0);
+    assert!(effects.names[&(identity, ip("203.0.113.2"))].is_some());
+    assert_eq!(taught.open_until, Some(at(115)), "as long as the answer's own address");
+}
+
+#[test]
+fn ep_7_search_list_of_the_node_makes_misses() {
+    let state = mk_state().with_search(vec![DnsName::parse("corp.test").unwrap()]);
+    let (state, _) = mk_running_from(state);
+    let table = state.tables().values().find(|table| table.names.is_governed()).unwrap();
+    let decided = table.names.decide(&DnsName::parse("a.example.com.corp.test").unwrap());
+    assert_eq!(decided, NameDecision::SearchMiss);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::{Clause, PolicyTable, TableError};
 use crate::dns::ClusterNames;
 use crate::identity::Identity;
 use crate::inventory::Inventory;
+use crate::name::DnsName;
 use crate::object::{Object, ObjectKind, ObjectRef};
 use crate::pattern::PatternSeed;
 use crate::resource::PodRef;
@@ -137,6 +138,14 @@ impl Tables {
     #[must_use]
     pub fn with_seed(self, seed: PatternSeed) -> Self {
         Self { seed, ..self }
+    }
+
+    /// The suffixes that pods search besides the cluster's own (EP-7). To be said before the first
+    /// table is built.
+    #[must_use]
+    pub fn with_search(self, search: Vec<DnsName>) -> Self {
+        let cluster = Arc::new(ClusterNames { search, ..ClusterNames::clone(&self.cluster) });
+        Self { cluster, ..self }
     }
 
     /// Adds or replaces an object. Policies are large, and kept as they are.

@@ -148,12 +148,13 @@ pub fn read(message: &[u8]) -> Result<Query, Rejection> {
 /// The response code for a type that is never forwarded.
 fn unserved(query_type: u16) -> Option<Rcode> {
     match query_type {
-        // Reserved, OPT and TSIG are no types to ask for.
-        0 | wire::TYPE_OPT | TYPE_TSIG => Some(Rcode::FORMERR),
-        // TKEY, MAILB, MAILA.
-        249 | 253 | 254 => Some(Rcode::NOTIMP),
+        // Reserved, OPT, NXNAME (RFC 9824 section 3.4) and TSIG are no types to ask for.
+        0 | wire::TYPE_OPT | 128 | TYPE_TSIG => Some(Rcode::FORMERR),
         // IXFR, AXFR, ANY (RFC 8482 allows the refusal).
         251 | 252 | 255 => Some(Rcode::REFUSED),
+        // The rest of what asks for an operation and not for records (RFC 6895 section 3.1): TKEY,
+        // MAILB, MAILA and what is not assigned.
+        129..=254 => Some(Rcode::NOTIMP),
         _ => None,
     }
 }
@@ -248,6 +249,41 @@ mod tests {
         question
     }
 
+    /// A question about a name of `octets` octets and the final zero.
+    fn mk_long(octets: u8) -> Vec<u8> {
+        let mut name = [&[63u8; 1][..], &[b'a'; 63]].concat().repeat(3);
+        let rest = octets - 192;
+        name.push(rest - 1);
+        name.resize(usize::from(octets), b'b');
+        name.extend_from_slice(b"\x00\x00\x01\x00\x01");
+        name
+    }
+
+    #[test]
+    fn names_are_taken_to_the_last_octet_that_the_rfc_allows() {
+        let query = read(&mk_message(0x0100, [1, 0, 0, 0], &[&mk_long(254)])).unwrap();
+        assert_eq!(query.name().as_wire().len(), 255);
+        let root = read(&mk_message(0x0100, [1, 0, 0, 0], &[b"\x00\x00\x02\x00\x01"])).unwrap();
+        assert_eq!(root.name().to_string(), ".");
+    }
+
+    #[test]
+    fn labels_are_octets_and_a_dot_inside_one_separates_nothing() {
+        let cases: [(&[u8], &str); 5] = [
+            (b"\x07api.foo\x04test\x00", "api\\046foo.test"),
+            (b"\x05evil\x00\x04test\x00", "evil\\000.test"),
+            (b"\x03A\\B\x04TEST\x00", "a\\092b.test"),
+            (b"\x02\xc3\xa9\x04test\x00", "\\195\\169.test"),
+            (b"\x01*\x04test\x00", "\\042.test"),
+        ];
+        for (wire, text) in cases {
+            let question = [wire, b"\x00\x01\x00\x01"].concat();
+            let query = read(&mk_message(0x0100, [1, 0, 0, 0], &[&question])).unwrap();
+            assert_eq!(query.name().to_string(), text);
+            assert_eq!(query.question(), question, "as the pod wrote it");
+        }
+    }
+
     #[test]
     fn plain_query_is_accepted() {
         let query = read(&mk_message(0x0130, [1, 0, 0, 0], &[QUESTION])).unwrap();
@@ -286,6 +322,8 @@ mod tests {
         let a_record = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x01\x00\x04\x01\x02\x03\x04";
         let version_1 = b"\x00\x00\x29\x10\x00\x00\x01\x00\x00\x00\x00";
         let half_option = b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x08a";
+        let sig_0 = b"\x00\x00\x18\x00\xff\x00\x00\x00\x00\x00\x00";
+        let named_opt = b"\x01a\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00";
         let one = [1, 0, 0, 0];
         let extra = [1, 0, 0, 1];
         let cases: Vec<(Vec<u8>, Reason, Option<u16>, &str)> = vec![
@@ -379,6 +417,53 @@ mod tests {
                 "IXFR",
             ),
             (mk_message(0x0100, one, &[&mk_question(249, 1)]), Reason::Type, Some(4), "TKEY"),
+            (mk_message(0x0100, one, &[&mk_question(0, 1)]), Reason::Type, Some(1), "type 0"),
+            (mk_message(0x0100, one, &[&mk_question(128, 1)]), Reason::Type, Some(1), "NXNAME"),
+            (
+                mk_message(0x0100, one, &[&mk_question(250, 1)]),
+                Reason::Type,
+                Some(1),
+                "TSIG as type",
+            ),
+            (
+                mk_message(0x0100, one, &[&mk_question(200, 1)]),
+                Reason::Type,
+                Some(4),
+                "a meta type",
+            ),
+            (mk_message(0x0100, one, &[&mk_question(253, 1)]), Reason::Type, Some(4), "MAILB"),
+            (mk_message(0x0100, one, &[&mk_question(254, 1)]), Reason::Type, Some(4), "MAILA"),
+            (mk_message(0x1000, one, &[QUESTION]), Reason::Opcode, Some(4), "STATUS"),
+            (mk_message(0x3000, one, &[QUESTION]), Reason::Opcode, Some(4), "stateful operations"),
+            (mk_message(0x7800, one, &[QUESTION]), Reason::Opcode, Some(4), "opcode 15"),
+            (mk_message(0x0100, one, &[&mk_question(1, 0)]), Reason::Class, Some(5), "class 0"),
+            (mk_message(0x0100, one, &[&mk_question(1, 4)]), Reason::Class, Some(5), "HESIOD"),
+            (
+                mk_message(0x0100, one, &[&mk_question(1, 254)]),
+                Reason::Class,
+                Some(5),
+                "class NONE",
+            ),
+            (mk_message(0x0100, extra, &[QUESTION, sig_0]), Reason::Signed, Some(9), "SIG(0)"),
+            (
+                mk_message(0x0100, extra, &[QUESTION, named_opt]),
+                Reason::Malformed,
+                Some(1),
+                "an OPT record with a name",
+            ),
+            (
+                mk_message(0x0100, one, &[QUESTION, OPT]),
+                Reason::Malformed,
+                Some(1),
+                "an OPT record that is not counted",
+            ),
+            (
+                mk_message(0x0100, [1, 0, 0, 2], &[QUESTION, version_1, tsig]),
+                Reason::Version,
+                Some(16),
+                "EDNS version 1, signed",
+            ),
+            (mk_message(0x0100, one, &[&mk_long(255)]), Reason::Malformed, Some(1), "256 octets"),
             (mk_message(0x0100, one, &[&mk_question(41, 1)]), Reason::Type, Some(1), "OPT as type"),
             (mk_message(0x0100, one, &[&mk_question(16, 3)]), Reason::Class, Some(5), "CHAOS"),
             (mk_message(0x0100, one, &[&mk_question(1, 255)]), Reason::Class, Some(5), "class ANY"),

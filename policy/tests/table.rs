@@ -358,6 +358,22 @@ fn ep_2_to_ep_12_lookups() {
         ("api.stripe.com.corp.test", "search miss", "EP-7"),
         ("corp.test", "Refused by 1", "EP-7: the suffix itself"),
         ("evil.test", "Refused by 1", "EP-2"),
+        ("API.Stripe.COM.", "allowed [0] by rule true audit false", "EP-3: case and final dot"),
+        (r"\097pi.stripe.com", "allowed [0] by rule true audit false", "EP-3: an escaped letter"),
+        (r"api\.stripe.com", "Refused by 1", "EP-3: a dot inside a label"),
+        (r"api\.stripe\.com", "Refused by 1", "EP-3: the whole name in one label"),
+        (r"api.stripe.com\000", "Refused by 1", "EP-3: a zero octet"),
+        (r"api.stripe.com\000.evil.test", "Refused by 1", "EP-3: a zero octet before the rest"),
+        (r"api.stripe.com\.evil.test", "Refused by 1", "EP-3: a dot before the rest"),
+        (r"evil\.example.com", "Refused by 1", "EP-4: a label that ends in the suffix"),
+        (r"evil\000.example.com", "allowed [1] by rule true audit false", "EP-3: any octet below"),
+        (
+            r"*.example.com",
+            "allowed [1] by rule true audit false",
+            "EP-4: a star that is asked for",
+        ),
+        (r"x\.svc.cluster\.local", "Refused by 1", "EP-6: dots inside labels"),
+        (r"corp\.test", "Refused by 1", "EP-7: a dot inside a label"),
     ];
     for (name, expected, why) in cases {
         assert_eq!(label(decide(enforced(), name)), expected, "{why}: {name}");
@@ -385,6 +401,9 @@ fn ep_2_to_ep_12_lookups() {
     let mut other = enforced();
     other.dns = other.dns.map(|dns| DnsPolicy { refuse_with: RefuseWith::NxDomain, ..dns });
     assert_eq!(label(decide(other, "evil.test")), "NxDomain by 1", "refuseWith");
+    let mut empty = enforced();
+    empty.dns = empty.dns.map(|dns| DnsPolicy { refuse_with: RefuseWith::Empty, ..dns });
+    assert_eq!(label(decide(empty, "evil.test")), "Empty by 1", "refuseWith");
 }
 
 #[test]

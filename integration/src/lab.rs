@@ -19,8 +19,9 @@ const PINS: &str = "/sys/fs/bpf";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The programs that a town is made of.
-const PROGRAMS: [&str; 11] = [
-    "ip", "nft", "nsenter", "nsd", "unbound", "nginx", "socat", "curl", "dig", "openssl", "tcpdump",
+const PROGRAMS: [&str; 14] = [
+    "ip", "nft", "nsenter", "nsd", "unbound", "nginx", "socat", "curl", "dig", "delv", "kdig",
+    "busybox", "openssl", "tcpdump",
 ];
 
 /// A name that no other lab on this machine has, and a folder of that name.

@@ -256,6 +256,10 @@ mod tests {
             cluster_addresses: vec![ip("10.96.0.10")],
             external_addresses: Vec::new(),
             ports: Vec::new(),
+            is_affine: false,
+            is_internal_local: false,
+            left_alone: BTreeSet::new(),
+            restricted: BTreeSet::new(),
         };
         for (namespace, name, app, expected) in [
             ("kube-system", "kube-dns", "", true),

@@ -413,6 +413,7 @@ fn a_tag_that_was_taken_off_counts() {
         ifindex: IFINDEX,
         direction: namegate_egress_bpf::abi::Direction::Egress,
         is_from_node: false,
+        is_returned: false,
         now_ns: pod.now_ns,
     };
     let frame = v4(6, &tcp(TCP_SYN));

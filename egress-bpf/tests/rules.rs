@@ -171,7 +171,7 @@ proptest! {
             (None, _) => "no-rule",
         };
         let found = match verdict {
-            Verdict::Forward(_) => "forwarded",
+            Verdict::Forward(_) | Verdict::Translate { .. } => "forwarded",
             Verdict::Drop(DropReason::Denied) => "denied",
             Verdict::Drop(reason) => reason.as_str(),
             Verdict::ToProxy { .. } | Verdict::FromProxy { .. } => "proxy",

@@ -9,15 +9,17 @@ mod random;
 #[path = "verdict/twin.rs"]
 mod twin;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use namegate_egress_bpf::abi::{Direction, DropReason, Pass};
-use namegate_egress_bpf::datapath::{RanVerdict, Reason};
+use namegate_egress_bpf::datapath::{DatapathError, Options, RanVerdict, Reason};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
 use namegate_integration::lab;
+use namegate_policy::identity::Identity;
 use random::{Random, World};
 use twin::Twin;
 
@@ -89,7 +91,16 @@ fn is_out_of_reach(verdict: &(Direction, Reason)) -> bool {
         (Direction::Egress, Reason::Pass(Pass::FromProxy))
             | (Direction::Egress, Reason::Drop(DropReason::Misaddressed))
             | (Direction::Ingress, Reason::Pass(Pass::ToProxy))
-            | (Direction::Ingress, Reason::Drop(DropReason::NoProxy))
+            | (
+                Direction::Ingress,
+                Reason::Drop(
+                    DropReason::NoProxy
+                        | DropReason::ServiceClash
+                        | DropReason::NoBackend
+                        | DropReason::ServiceProtocol
+                        | DropReason::HairpinFragment
+                )
+            )
             | (
                 _,
                 Reason::Drop(
@@ -100,6 +111,8 @@ fn is_out_of_reach(verdict: &(Direction, Reason)) -> bool {
                         | DropReason::FragmentsFull
                         | DropReason::MappedAddress
                         | DropReason::Rewrite
+                        | DropReason::Incomplete
+                        | DropReason::Quota
                 )
             )
     )
@@ -123,7 +136,7 @@ fn rewritten_lookups_and_answers_have_right_checksums() -> Result<()> {
         let side = match verdict {
             Verdict::ToProxy { .. } => 0,
             Verdict::FromProxy { .. } => 1,
-            Verdict::Forward(_) | Verdict::Drop(_) => continue,
+            Verdict::Forward(_) | Verdict::Translate { .. } | Verdict::Drop(_) => continue,
         };
         seen[side] += 1;
         ensure!(frame::has_right_checksums(&exchange), "built wrong: {exchange:02x?}");
@@ -137,6 +150,151 @@ fn rewritten_lookups_and_answers_have_right_checksums() -> Result<()> {
         ensure!(is_redirected == matches!(verdict, Verdict::ToProxy { .. }));
     }
     ensure!(seen.iter().all(|count| *count > 20), "only {seen:?} were rewritten");
+    twin.close()
+}
+
+/// A table too small for the addresses: what it lacks is closed and counted, and opens when there is
+/// room.
+#[test]
+fn address_that_does_not_fit_is_closed() -> Result<()> {
+    if !lab::can_run("address_that_does_not_fit_is_closed")? {
+        return Ok(());
+    }
+    let options = Options { addresses_max: 8, ..Options::default() };
+    let mut twin = Twin::with("full", &options)?;
+    twin.enter(&World::open())?;
+    let datapath = twin.datapath();
+    let addresses: BTreeMap<IpAddr, Identity> = (1..=32_u8)
+        .map(|last| (IpAddr::from([10, 244, 3, last]), Identity::FIRST_WORKLOAD))
+        .collect();
+    let error = datapath.put_identities(&addresses).expect_err("the map is full");
+    ensure!(matches!(error, DatapathError::Full { map: "IPCACHE", .. }), "{error}");
+    datapath.set_complete(false)?;
+    let written = datapath.identities()?;
+    let missing = addresses.keys().find(|address| !written.contains_key(address)).copied();
+    let missing = missing.context("none is missing")?;
+    ensure!(twin.syn(missing, 1_000)? == RanVerdict::Drop, "{missing} may be anybody");
+    let some = *written.keys().next().context("none is written")?;
+    ensure!(twin.syn(some, 1_000)? == RanVerdict::Next, "{some} is known");
+    let reason = Reason::Drop(DropReason::Incomplete);
+    ensure!(twin.counted(Direction::Egress, reason)? == 1, "it is counted");
+
+    let datapath = twin.datapath();
+    datapath.remove_identities(&written.into_keys().collect::<Vec<_>>())?;
+    datapath.put_identities(&BTreeMap::from([(missing, Identity::FIRST_WORKLOAD)]))?;
+    datapath.set_complete(true)?;
+    ensure!(twin.syn(missing, 1_001)? == RanVerdict::Next, "there is room for {missing}");
+    twin.close()
+}
+
+/// One endpoint opens whatever it can: the flows of another live on, and it opens more.
+#[test]
+fn flood_of_one_endpoint_leaves_room_for_others() -> Result<()> {
+    const ROOM: u32 = 32_768;
+    const FLOOD: u32 = 300_000;
+    if !lab::can_run("flood_of_one_endpoint_leaves_room_for_others")? {
+        return Ok(());
+    }
+    let options = Options { flows_max: ROOM, ..Options::default() };
+    let mut twin = Twin::with("flood", &options)?;
+    let world = World::open();
+    twin.enter(&world)?;
+    let victim = twin.epoch();
+    let place = |number: u32| IpAddr::from((0x0b00_0000 | number).to_be_bytes());
+    for number in 0..1_000 {
+        ensure!(twin.syn(place(number), 2_000)? == RanVerdict::Next, "the victim's own {number}");
+    }
+    // Another epoch is another endpoint.
+    twin.be(&world, victim + 1)?;
+    let mut opened = 0;
+    for number in 0..FLOOD {
+        opened += u32::from(twin.syn(place(number), 3_000)? == RanVerdict::Next);
+    }
+    ensure!(opened > ROOM / 3 && opened <= ROOM / 2, "{opened} of {ROOM} were taken");
+    let refused = twin.counted(Direction::Egress, Reason::Drop(DropReason::Quota))?;
+    ensure!(refused == u64::from(FLOOD - opened), "every other is counted: {refused}");
+    twin.be(&world, victim)?;
+    for number in 0..1_000 {
+        ensure!(twin.syn(place(number), 2_000)? == RanVerdict::Next, "flow {number} lives");
+        ensure!(twin.syn(place(number), 2_001)? == RanVerdict::Next, "another like {number}");
+    }
+    // What is gone is given back.
+    twin.sweep_all()?;
+    twin.be(&world, victim + 2)?;
+    for number in 0..ROOM / 3 {
+        ensure!(twin.syn(place(number), 4_000)? == RanVerdict::Next, "{number} after the flood");
+    }
+    twin.close()
+}
+
+/// Frames to services and back are between the right addresses and ports, with right checksums.
+#[test]
+fn translated_frames_are_whole() -> Result<()> {
+    if !lab::can_run("translated_frames_are_whole")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("translate")?;
+    for (service, backend, own) in [
+        ("10.96.0.80", "10.244.3.1", "10.244.1.10"),
+        ("fd00:10:96::80", "fd00:10:244:3::1", "fd00:10:244:1::10"),
+    ] {
+        let (service, backend): (IpAddr, IpAddr) = (service.parse()?, backend.parse()?);
+        let own: IpAddr = own.parse()?;
+        let world = World::serving(service, backend);
+        twin.enter(&world)?;
+        for protocol in [6, 17] {
+            let mk = |ends, from, to| {
+                let payload = match protocol {
+                    6 => [frame::tcp(from, to, 0x02), b"some octets".to_vec()].concat(),
+                    _ => frame::udp(from, to, b"some octets"),
+                };
+                frame::with_checksum(frame::ip(random::MAC, ends, protocol, &payload))
+            };
+            let sent = mk((own, service), 40_000, 80);
+            let (ran, _) = twin.judge(Direction::Egress, &sent)?;
+            ensure!(ran.frame == mk((own, backend), 40_000, 8_080), "out: {:02x?}", ran.frame);
+            let mut reply = mk((backend, own), 8_080, 40_000);
+            let mut expected = mk((service, own), 80, 40_000);
+            if protocol == 6 {
+                let flags = if own.is_ipv4() { 14 + 20 + 13 } else { 14 + 40 + 13 };
+                (reply[flags], expected[flags]) = (0x12, 0x12);
+                reply = frame::with_checksum(reply);
+                expected = frame::with_checksum(expected);
+            }
+            let (ran, _) = twin.judge(Direction::Ingress, &reply)?;
+            ensure!(ran.frame == expected, "back: {:02x?}", ran.frame);
+            let quoted = |to, port| {
+                let icmp = if own.is_ipv4() { (3, 1) } else { (1, 58) };
+                let body = mk((own, to), 40_000, port)[14..].to_vec();
+                let message = frame::icmp(icmp.0, [0, 0, 5, 0xdc], &body);
+                let gateway = if own.is_ipv4() { "10.244.1.1" } else { "fd00:10:244:1::1" };
+                let ends = (gateway.parse().expect("an address"), own);
+                frame::with_checksum(frame::ip(random::MAC, ends, icmp.1, &message))
+            };
+            let (ran, _) = twin.judge(Direction::Ingress, &quoted(backend, 8_080))?;
+            let (got, told) = (&ran.frame, quoted(service, 80));
+            // The quoted packet's own checksum is not mended: errors quote it cut short.
+            let header = if own.is_ipv4() { 20 } else { 40 };
+            let (checksum, cut) = (14 + header + 2, 14 + header + 8 + header + 4);
+            ensure!(got[..checksum] == told[..checksum], "{got:02x?}");
+            ensure!(got[checksum + 2..cut] == told[checksum + 2..cut], "{got:02x?}");
+            ensure!(frame::has_right_checksums(got), "{got:02x?}");
+        }
+    }
+    twin.close()
+}
+
+#[test]
+fn verifier_has_patience_to_spare() -> Result<()> {
+    if !lab::can_run("verifier_has_patience_to_spare")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("verifier")?;
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let walked = twin.verified_instructions(direction)?;
+        println!("{direction:?}: {walked:?} instructions walked");
+        ensure!(walked.is_none_or(|walked| walked < 300_000), "{direction:?}: {walked:?}");
+    }
     twin.close()
 }
 

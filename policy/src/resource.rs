@@ -1,6 +1,6 @@
 //! What is known of the cluster's objects, trimmed to what policies can ask about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,6 +90,15 @@ pub struct Service {
     pub external_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// Whether a client's flows all go to one backend (`sessionAffinity: ClientIP`).
+    pub is_affine: bool,
+    /// Whether its cluster addresses reach backends of the same node alone
+    /// (`internalTrafficPolicy: Local`).
+    pub is_internal_local: bool,
+    /// Those of its external addresses that nodes leave to the load balancer (`ipMode: Proxy`).
+    pub left_alone: BTreeSet<IpAddr>,
+    /// Those of its external addresses that take some sources only (`loadBalancerSourceRanges`).
+    pub restricted: BTreeSet<IpAddr>,
 }
 
 /// One port of a Service.
@@ -101,6 +110,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port on the Service's addresses.
     pub port: u16,
+    /// The port on every node's addresses.
+    pub node_port: Option<u16>,
 }
 
 /// A part of the backends of a Service.
@@ -114,6 +125,9 @@ pub struct EndpointSlice {
     pub service: Option<ServiceRef>,
     /// The addresses of endpoints that are ready or still serve.
     pub addresses: Vec<IpAddr>,
+    /// Those of the addresses that still serve and end soon: for new flows only where no other is
+    /// left.
+    pub ending: BTreeSet<IpAddr>,
     /// The ports that those addresses serve on.
     pub ports: Vec<BackendPort>,
 }

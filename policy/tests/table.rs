@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where an assumption fails")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -257,13 +257,22 @@ fn a_service_peer_is_its_address_on_its_port_and_its_backends_on_theirs() {
     let rule = mk_rule(Action::Allow, peers, Ports::Of(vec![mk_port(443)]));
     let mut world =
         World::default().with_pod("web", "10.244.1.5", &[]).with_policy(mk_policy("p", vec![rule]));
-    let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port };
+    let port = |name: &str, port| ServicePort {
+        name: name.into(),
+        protocol: Protocol::Tcp,
+        port,
+        node_port: None,
+    };
     world.inventory.upsert_service(Service {
         reference: ledger.clone(),
         labels: Labels::new(),
         cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
         external_addresses: Vec::new(),
         ports: vec![port("https", 443), port("admin", 9000)],
+        is_affine: false,
+        is_internal_local: false,
+        left_alone: BTreeSet::new(),
+        restricted: BTreeSet::new(),
     });
     let backend = |name: &str, port| BackendPort {
         name: name.into(),
@@ -275,6 +284,7 @@ fn a_service_peer_is_its_address_on_its_port_and_its_backends_on_theirs() {
         name: "ledger-1".into(),
         service: Some(ledger),
         addresses: vec!["10.244.3.1".parse().unwrap(), "10.244.3.2".parse().unwrap()],
+        ending: BTreeSet::new(),
         ports: vec![backend("https", 8443), backend("admin", 9001)],
     });
     let table = world.table("web");

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
-use namegate_egress_bpf::datapath::{Datapath, DatapathError, EndpointEntry};
+use namegate_egress_bpf::datapath::{Datapath, DatapathError, EndpointEntry, ServiceEntry};
 use namegate_policy::identity::Identity;
 
 use super::{EndpointRow, Kernel};
@@ -55,6 +56,17 @@ impl Kernel for Datapath {
         Self::remove_identities(self, addresses)
     }
 
+    fn set_complete(&mut self, is_complete: bool) -> Result<(), DatapathError> {
+        Self::set_complete(self, is_complete)
+    }
+
+    fn set_services(
+        &mut self,
+        services: &BTreeMap<ServiceKey, ServiceEntry>,
+    ) -> Result<(), DatapathError> {
+        Self::set_services(self, services)
+    }
+
     fn set_resolvers(&mut self, resolvers: &BTreeMap<u8, IpAddr>) -> Result<(), DatapathError> {
         Self::set_resolvers(self, resolvers)
     }
@@ -69,6 +81,7 @@ impl From<&EndpointRow> for EndpointEntry {
             generation: row.generation,
             epoch: row.epoch,
             is_dns_governed: row.is_dns_governed,
+            is_translated: row.is_translated,
             mac: row.mac,
             addresses: row.addresses.clone(),
         }
@@ -84,6 +97,7 @@ impl From<&EndpointEntry> for EndpointRow {
             generation: entry.generation,
             epoch: entry.epoch,
             is_dns_governed: entry.is_dns_governed,
+            is_translated: entry.is_translated,
             mac: entry.mac,
             addresses: entry.addresses.clone(),
         }

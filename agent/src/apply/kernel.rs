@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
+use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 
 /// An endpoint's row.
@@ -22,6 +24,8 @@ pub struct EndpointRow {
     pub epoch: u32,
     /// Whether its lookups go to the proxy.
     pub is_dns_governed: bool,
+    /// Whether its flows to services are translated, and judged by the backend.
+    pub is_translated: bool,
     /// The pod's MAC, where known.
     pub mac: Option<[u8; 6]>,
     /// The pod's addresses.
@@ -62,6 +66,16 @@ pub trait Kernel {
 
     /// Forgets who addresses are.
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), Self::Error>;
+
+    /// Says whether every address and service is written; while they are not, an address that is not
+    /// found may be anybody's.
+    fn set_complete(&mut self, is_complete: bool) -> Result<(), Self::Error>;
+
+    /// Makes these the services that are translated.
+    fn set_services(
+        &mut self,
+        services: &BTreeMap<ServiceKey, ServiceEntry>,
+    ) -> Result<(), Self::Error>;
 
     /// Writes the resolvers whose lookups are taken.
     fn set_resolvers(&mut self, resolvers: &BTreeMap<u8, IpAddr>) -> Result<(), Self::Error>;

@@ -16,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use namegate_egress_bpf::abi::Address;
+use namegate_egress_bpf::abi::{Address, ServiceKey};
 use namegate_egress_bpf::compile::{NameBook, NameWrites, TableRows};
+use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
-use namegate_policy::table::PolicyTable;
+use namegate_policy::table::{ClauseTier, PolicyTable};
 
 pub use kernel::{EndpointRow, Kernel};
 
@@ -44,6 +45,9 @@ pub struct Apply<K> {
     /// Tables that no endpoint should name any more.
     stale_tables: BTreeSet<u32>,
     retry: Retry,
+    /// Whether the kernel was told that every address and service is written; `None` where what it was
+    /// told last is not known.
+    told_complete: Option<bool>,
 }
 
 /// The table of one identity.
@@ -63,6 +67,7 @@ struct Retry {
     endpoints: BTreeMap<u32, Option<EndpointSpec>>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
+    services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
     rejudge: Rejudge,
 }
 
@@ -120,6 +125,7 @@ impl<K: Kernel> Apply<K> {
             first_class,
             stale_tables: tables,
             retry: Retry::default(),
+            told_complete: None,
         }
     }
 
@@ -140,7 +146,9 @@ impl<K: Kernel> Apply<K> {
             && retry.endpoints.is_empty()
             && retry.ipcache.is_empty()
             && retry.resolvers.is_none()
-            && retry.rejudge == Rejudge::default())
+            && retry.rejudge == Rejudge::default()
+            && retry.services.is_none()
+            && self.told_complete.is_some())
     }
 
     /// The identities whose tables have to be tried again.
@@ -155,6 +163,7 @@ impl<K: Kernel> Apply<K> {
         effects.ipcache = merge(retry.ipcache, effects.ipcache);
         effects.endpoints = merge(retry.endpoints, effects.endpoints);
         effects.resolvers = effects.resolvers.or(retry.resolvers);
+        effects.services = effects.services.or(retry.services);
         // Those without a new table in this round stay to be tried.
         self.retry.identities = retry.identities;
 
@@ -172,6 +181,8 @@ impl<K: Kernel> Apply<K> {
             self.replace_table(identity, &effect, &mut later, &mut outcome);
         }
         self.write_ipcache(effects.ipcache, &mut outcome);
+        self.write_services(effects.services, &mut outcome);
+        self.tell_complete(&mut outcome);
         self.remove_gone(&mut later, &mut outcome);
         for (ifindex, spec) in effects.endpoints {
             match spec {
@@ -308,6 +319,34 @@ impl<K: Kernel> Apply<K> {
         }
     }
 
+    fn write_services(
+        &mut self,
+        services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
+        outcome: &mut Outcome,
+    ) {
+        if let Some(services) = services
+            && let Err(error) = self.kernel.set_services(&services)
+        {
+            outcome.fail("services", &error);
+            self.retry.services = Some(services);
+        }
+    }
+
+    /// Tells the kernel whether an address that it does not find is known to be nobody's.
+    fn tell_complete(&mut self, outcome: &mut Outcome) {
+        let is_complete = self.retry.ipcache.is_empty() && self.retry.services.is_none();
+        if self.told_complete == Some(is_complete) {
+            return;
+        }
+        self.told_complete = match self.kernel.set_complete(is_complete) {
+            Ok(()) => Some(is_complete),
+            Err(error) => {
+                outcome.fail("the mark that addresses are missing", &error);
+                None
+            }
+        };
+    }
+
     /// Writes an endpoint's row, then attaches: an interface with programs and no row drops.
     fn put_endpoint(&mut self, ifindex: u32, spec: EndpointSpec, outcome: &mut Outcome) {
         let Some(in_force) = self.identities.get(&spec.identity) else {
@@ -320,6 +359,9 @@ impl<K: Kernel> Apply<K> {
             return;
         };
         let (table, is_dns_governed) = (in_force.table, in_force.policy.names.is_governed());
+        // Whom nothing governs is left to whoever else translates.
+        let is_translated =
+            in_force.policy.egress.iter().any(|clause| clause.tier != ClauseTier::Open);
         let same_pod = |row: &EndpointRow| row.addresses == spec.addresses && row.mac == spec.mac;
         let epoch = match (self.endpoints.get(&ifindex), self.inherited.get(&ifindex)) {
             (Some((old, row)), _) if old.pod == spec.pod && same_pod(row) => row.epoch,
@@ -336,6 +378,7 @@ impl<K: Kernel> Apply<K> {
             generation: self.generation(),
             epoch,
             is_dns_governed,
+            is_translated,
             mac: spec.mac,
             addresses: spec.addresses.clone(),
         };

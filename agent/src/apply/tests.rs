@@ -20,6 +20,8 @@ struct Memory {
     attached: BTreeSet<u32>,
     ipcache: BTreeMap<IpAddr, Identity>,
     resolvers: BTreeMap<u8, IpAddr>,
+    services: BTreeMap<ServiceKey, ServiceEntry>,
+    is_incomplete: bool,
     log: Vec<String>,
     calls: usize,
     /// Numbers of the calls that fail.
@@ -104,12 +106,34 @@ impl Kernel for Memory {
     }
 
     fn put_identities(&mut self, entries: &BTreeMap<IpAddr, Identity>) -> Result<(), NoRoom> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.call("ipcache".to_owned())?;
         self.ipcache.extend(entries);
-        if entries.is_empty() { Ok(()) } else { self.call("ipcache".to_owned()) }
+        Ok(())
     }
 
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), NoRoom> {
         self.ipcache.retain(|address, _| !addresses.contains(address));
+        Ok(())
+    }
+
+    fn set_complete(&mut self, is_complete: bool) -> Result<(), NoRoom> {
+        if self.is_incomplete != is_complete {
+            return Ok(());
+        }
+        self.call(format!("complete: {is_complete}"))?;
+        self.is_incomplete = !is_complete;
+        Ok(())
+    }
+
+    fn set_services(
+        &mut self,
+        services: &BTreeMap<ServiceKey, ServiceEntry>,
+    ) -> Result<(), NoRoom> {
+        self.call("services".to_owned())?;
+        self.services.clone_from(services);
         Ok(())
     }
 
@@ -320,6 +344,38 @@ fn whichever_write_fails_is_told_and_heals() {
         assert_eq!(found(&kernel, "203.0.113.1"), Some((9, two, two)), "call {failing}");
         assert_eq!(found(&kernel, "203.0.113.2"), Some((9, both, both)), "call {failing}");
         assert_eq!(kernel.tables.len(), 1, "call {failing}");
+    }
+}
+
+/// An address or a service that the kernel does not have may be anybody's: until it has, what is not
+/// found is closed.
+#[test]
+fn missing_address_or_service_closes_what_is_not_found_until_it_is_written() {
+    let address = Effects {
+        ipcache: BTreeMap::from([(ip("10.244.1.6"), Some(identity()))]),
+        ..Effects::default()
+    };
+    let key = ServiceKey { address: ip("10.96.0.80").into(), port: 80, protocol: 6, padding: 0 };
+    let services = BTreeMap::from([(key, ServiceEntry::default())]);
+    let service = Effects { services: Some(Arc::new(services.clone())), ..Effects::default() };
+    for (effects, what) in [(address, "an address"), (service, "a service")] {
+        for failing in [1..2, 1..3] {
+            let mut apply = mk_apply();
+            apply.apply(mk_first());
+            let calls = apply.kernel().calls;
+            apply.kernel().failing = failing.clone().map(|call| calls + call).collect();
+            let outcome = apply.apply(effects.clone());
+            assert_eq!(outcome.failures.len(), failing.len(), "{what}: {:?}", outcome.failures);
+            assert_eq!(apply.kernel().is_incomplete, failing.len() == 1, "{what}: {failing:?}");
+            assert!(apply.needs_retry(), "{what}: {failing:?}");
+            assert_eq!(apply.apply(Effects::default()).failures, Vec::<String>::new());
+            assert!(!apply.needs_retry(), "{what}: {failing:?}");
+            let kernel = apply.into_kernel();
+            assert!(!kernel.is_incomplete, "{what}: {failing:?}");
+            let is_written =
+                kernel.ipcache.contains_key(&ip("10.244.1.6")) || kernel.services == services;
+            assert!(is_written, "{what}: {failing:?}");
+        }
     }
 }
 

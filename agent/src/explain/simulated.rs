@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use namegate_egress_bpf::abi::{
-    ABI_VERSION, Address, CONFIG_RANGES, Config, Direction, Mac, TableKey,
+    ABI_VERSION, Address, CONFIG_INCOMPLETE, CONFIG_RANGES, Config, Direction, Mac, ServiceKey,
+    TableKey,
 };
 use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
-use namegate_egress_bpf::datapath::{EndpointEntry, FlowEvent};
+use namegate_egress_bpf::datapath::{EndpointEntry, FlowEvent, ServiceEntry};
 use namegate_egress_bpf::sim::Simulation;
 use namegate_egress_bpf::verdict::{Scene, Verdict};
 use namegate_policy::identity::Identity;
@@ -48,6 +49,7 @@ impl Simulated {
             proxy_mac: Mac(PROXY_MAC),
             proxy_v4: IpAddr::V4(PROXY_V4).into(),
             proxy_v6: IpAddr::V6(PROXY_V6).into(),
+            flows_max: u32::MAX,
         };
         let sim = Simulation { config: Some(config), ranges, ..Simulation::default() };
         Self { sim, now: Timestamp::default() }
@@ -68,7 +70,8 @@ impl Bench for Simulated {
         is_from_node: bool,
     ) -> Result<Option<Crossing>, Infallible> {
         let Some(frame) = frames::opening(flow, 40_000) else { return Ok(None) };
-        let scene = Scene { ifindex, direction, is_from_node, now_ns: self.now.as_nanos() };
+        let now_ns = self.now.as_nanos();
+        let scene = Scene { ifindex, direction, is_from_node, is_returned: false, now_ns };
         self.sim.flows.clear();
         let (verdict, event) = self.sim.judge(&frame, &scene);
         let is_lookup = matches!(verdict, Verdict::ToProxy { .. });
@@ -145,6 +148,24 @@ impl Kernel for Simulated {
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), Infallible> {
         let gone: BTreeSet<Address> = addresses.iter().copied().map(Address::from).collect();
         self.sim.ipcache.retain(|address, _| !gone.contains(address));
+        Ok(())
+    }
+
+    fn set_complete(&mut self, is_complete: bool) -> Result<(), Infallible> {
+        if let Some(config) = &mut self.sim.config {
+            config.flags &= !CONFIG_INCOMPLETE;
+            if !is_complete {
+                config.flags |= CONFIG_INCOMPLETE;
+            }
+        }
+        Ok(())
+    }
+
+    // Flows are asked about as they are behind the translation, so nothing is to be translated.
+    fn set_services(
+        &mut self,
+        _services: &BTreeMap<ServiceKey, ServiceEntry>,
+    ) -> Result<(), Infallible> {
         Ok(())
     }
 

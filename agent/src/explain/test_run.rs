@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use namegate_egress_bpf::abi::{Direction, NameEntry, NameKey};
+use namegate_egress_bpf::abi::{Direction, NameEntry, NameKey, ServiceKey};
 use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_egress_bpf::datapath::{
-    Datapath, DatapathError, EndpointEntry, Events, Options, ProxySettings, RanVerdict, Settings,
+    Datapath, DatapathError, EndpointEntry, Events, Options, ProxySettings, RanVerdict,
+    ServiceEntry, Settings,
 };
 use namegate_policy::identity::Identity;
 use namegate_policy::oracle::{Circumstances, Flow};
@@ -20,7 +21,8 @@ use crate::apply::{EndpointRow, Kernel};
 const IFINDEX: u32 = 1;
 const FLOWS_MAX: u32 = 65_536;
 const NAMES_MAX: u32 = 16_384;
-const FIRST_PORT: u16 = 16_384;
+/// An endpoint may hold half of the flow table: an epoch opens fewer flows than that.
+const FIRST_PORT: u16 = 40_000;
 
 /// The kernel program and its maps.
 pub struct TestRun {
@@ -196,6 +198,18 @@ impl Kernel for TestRun {
 
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
         self.datapath.remove_identities(addresses)
+    }
+
+    fn set_complete(&mut self, is_complete: bool) -> Result<(), DatapathError> {
+        self.datapath.set_complete(is_complete)
+    }
+
+    // Flows are asked about as they are behind the translation, so nothing is to be translated.
+    fn set_services(
+        &mut self,
+        _services: &BTreeMap<ServiceKey, ServiceEntry>,
+    ) -> Result<(), DatapathError> {
+        Ok(())
     }
 
     fn set_resolvers(&mut self, resolvers: &BTreeMap<u8, IpAddr>) -> Result<(), DatapathError> {

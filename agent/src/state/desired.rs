@@ -8,7 +8,6 @@ use std::sync::Arc;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Lease;
 use namegate_policy::resource::{Pod, PodRef};
-use namegate_policy::rule::ServiceRef;
 use namegate_policy::table::{ClusterChanges, TableChange};
 
 use super::{Effects, EndpointSpec, State};
@@ -49,6 +48,7 @@ impl State {
         self.inherit_names(&endpoints, &mut effects);
         self.update_tables(&endpoints, &mut effects, &mut troubles);
         self.update_endpoints(endpoints, &mut effects);
+        self.update_services(&mut effects);
         self.update_resolvers(&mut effects, &mut troubles);
         effects.notices.extend(troubles.difference(&self.troubles).cloned());
         self.troubles = troubles;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use namegate_egress_bpf::abi::RuleSet;
+use namegate_egress_bpf::abi::{RuleSet, ServiceKey};
+use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
 use namegate_policy::resource::PodRef;
@@ -33,6 +34,8 @@ pub struct Effects {
     pub names: BTreeMap<Place, Option<NameRules>>,
     /// The names of learned addresses, for records.
     pub labels: BTreeMap<Place, Vec<Arc<str>>>,
+    /// The services that the kernel translates, all of them, where they changed.
+    pub services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
     /// The resolvers by slot, where they changed.
     pub resolvers: Option<BTreeMap<u8, IpAddr>>,
     /// The pods to look for, where they changed.
@@ -95,6 +98,7 @@ impl Effects {
         self.endpoints.extend(later.endpoints);
         self.names.extend(later.names);
         self.labels.extend(later.labels);
+        self.services = later.services.or(self.services.take());
         self.resolvers = later.resolvers.or(self.resolvers.take());
         self.wanted = later.wanted.or(self.wanted.take());
         self.notices.extend(later.notices);
@@ -107,6 +111,7 @@ impl Effects {
             && self.rows.is_empty()
             && self.retired.is_empty()
             && self.endpoints.is_empty()
+            && self.services.is_none()
             && self.resolvers.is_none())
     }
 }

@@ -6,6 +6,7 @@
 mod desired;
 mod effects;
 mod names;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use namegate_egress_bpf::abi::ServiceKey;
+use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::dns::{ClauseSet, ClusterNames};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::{LearnError, Learned, Place};
@@ -124,6 +127,7 @@ pub struct State {
     town: Town,
     endpoints: BTreeMap<u32, EndpointSpec>,
     ipcache: BTreeMap<IpAddr, Identity>,
+    services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
@@ -143,6 +147,7 @@ impl State {
             town: Town::default(),
             endpoints: BTreeMap::new(),
             ipcache: BTreeMap::new(),
+            services: Arc::default(),
             wanted: Arc::default(),
             slots: Slots::default(),
             troubles: BTreeSet::new(),

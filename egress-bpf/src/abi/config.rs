@@ -11,6 +11,10 @@ pub const CONFIG_RANGES: u32 = 1;
 /// it they are dropped.
 pub const CONFIG_OTHER_PROTOCOLS: u32 = 1 << 1;
 
+/// [`Config::flags`]: some address or service could not be written, so that one that is not found is
+/// not known to be nobody's.
+pub const CONFIG_INCOMPLETE: u32 = 1 << 2;
+
 /// What the whole program knows: the one row of `CONFIG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -25,10 +29,12 @@ pub struct Config {
     pub proxy_port: u16,
     /// MAC of that interface.
     pub proxy_mac: Mac,
+    /// Entries that `FLOWS` has room for.
+    pub flows_max: u32,
     /// The proxy's IPv4 address, v4-mapped.
     pub proxy_v4: Address,
     /// The proxy's IPv6 address.
     pub proxy_v6: Address,
 }
 
-const _: () = assert!(size_of::<Config>() == 52 && align_of::<Config>() == 4);
+const _: () = assert!(size_of::<Config>() == 56 && align_of::<Config>() == 4);

@@ -9,6 +9,9 @@ pub const ENDPOINT_DNS_GOVERNED: u16 = 1;
 /// [`Endpoint::flags`]: [`Endpoint::mac`] is known, and frames from another are dropped.
 pub const ENDPOINT_MAC_KNOWN: u16 = 1 << 1;
 
+/// [`Endpoint::flags`]: flows to service addresses are translated here, and judged by the backend.
+pub const ENDPOINT_TRANSLATED: u16 = 1 << 2;
+
 /// One pod's attachment: the row of `ENDPOINTS` under the index of its host-side interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -10,6 +10,19 @@ pub const FLOW_CLOSING: u8 = 2;
 /// A flow that a changed policy cut: kept, so that the other end cannot bring it back.
 pub const FLOW_REVOKED: u8 = 3;
 
+/// [`Flow::role`]: the endpoint and the other end speak to each other's own addresses.
+pub const ROLE_PLAIN: u8 = 0;
+/// [`Flow::role`]: the endpoint speaks to a service; [`Flow::peer`] is the backend.
+pub const ROLE_TRANSLATED: u8 = 1;
+/// [`Flow::role`]: the endpoint speaks through a service to itself; [`Flow::peer`] is the backend.
+pub const ROLE_HAIRPIN: u8 = 2;
+/// [`Flow::role`]: no flow, but where a translated one is found by what its backend sends.
+/// [`Flow::peer`] is the service.
+pub const ROLE_REPLY: u8 = 3;
+/// [`Flow::role`]: no flow, but where a hairpin one is found by what its server sends and gets.
+/// [`Flow::peer`] is the client's address, with the port of the service.
+pub const ROLE_HAIRPIN_SERVER: u8 = 4;
+
 /// Key of `FLOWS`: a flow as its endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -70,8 +83,16 @@ pub struct Flow {
     pub initiator: u8,
     /// `FLOW_*`.
     pub state: u8,
+    /// `ROLE_*`.
+    pub role: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: u8,
+    /// See [`Flow::role`].
+    pub peer: Address,
+    /// Port at `peer`.
+    pub peer_port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 impl Flow {
@@ -87,8 +108,27 @@ impl Flow {
         audit: 0,
         initiator: 0,
         state: FLOW_OPENING,
-        padding: [0; 2],
+        role: ROLE_PLAIN,
+        padding: 0,
+        peer: Address::UNSPECIFIED,
+        peer_port: 0,
+        reserved: [0; 6],
     };
+}
+
+/// Key of `OPENED` and `RELEASED`: whose entries of `FLOWS` are counted. Both zero: everybody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct QuotaKey {
+    /// Host-side interface of the endpoint.
+    pub ifindex: u32,
+    /// [`super::Endpoint::epoch`].
+    pub epoch: u32,
+}
+
+impl QuotaKey {
+    /// Everybody's.
+    pub const ALL: Self = Self { ifindex: 0, epoch: 0 };
 }
 
 /// Key of `FRAGMENTS`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
@@ -137,9 +177,12 @@ pub struct Fragment {
     pub generation: u32,
     /// Zero.
     pub padding: [u8; 4],
+    /// The address that the pieces get: backend or service; `::` where they keep theirs.
+    pub target: Address,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 48);
-const _: () = assert!(size_of::<Flow>() == 64);
+const _: () = assert!(size_of::<QuotaKey>() == 8);
+const _: () = assert!(size_of::<Flow>() == 88);
 const _: () = assert!(size_of::<FragmentKey>() == 48);
-const _: () = assert!(size_of::<Fragment>() == 16);
+const _: () = assert!(size_of::<Fragment>() == 32);

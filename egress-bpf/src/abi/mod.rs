@@ -11,18 +11,23 @@ mod event;
 mod flow;
 mod reason;
 mod ruleset;
+mod service;
 mod table;
 
 pub use address::{Address, Mac};
-pub use config::{CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, RESOLVERS_MAX};
-pub use endpoint::{ADDRESSES_MAX, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint};
+pub use config::{CONFIG_INCOMPLETE, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, RESOLVERS_MAX};
+pub use endpoint::{
+    ADDRESSES_MAX, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, ENDPOINT_TRANSLATED, Endpoint,
+};
 pub use event::{Event, EventVerdict, NO_CLAUSE};
 pub use flow::{
     FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, Flow, FlowKey, Fragment,
-    FragmentKey,
+    FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY,
+    ROLE_TRANSLATED,
 };
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
 pub use ruleset::{RULES_MAX, RuleSet, WORDS};
+pub use service::{Backend, BackendKey, SERVICE_AFFINE, Service, ServiceKey};
 pub use table::{
     CidrKey, ECHO_PORT_V4, ECHO_PORT_V6, HitKey, LEVEL_SHIFTS, LEVELS, NameEntry, NameKey,
     PORT_CLASSES_MAX, PeerKey, PeerKind, PortClass, PortKey, TABLE_ANY_PEER, TABLE_CIDRS,
@@ -30,7 +35,7 @@ pub use table::{
 };
 
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Which way a packet crosses an endpoint's interface, or a flow was opened, seen from the
 /// endpoint. Kernel maps carry the number.

@@ -116,5 +116,17 @@ numbered! {
         Rewrite = 43, "rewrite-failed";
         /// A unicast packet for an address that is not the endpoint's.
         Misaddressed = 44, "not-addressed";
+        /// To a service while the same ports speak to its backend in another way.
+        ServiceClash = 45, "service-clash";
+        /// To a service that has no backend.
+        NoBackend = 46, "service-no-backend";
+        /// To a service whose port cannot be translated for this protocol: SCTP to another port.
+        ServiceProtocol = 47, "service-protocol";
+        /// The first fragment of a datagram that an endpoint sends through a service to itself.
+        HairpinFragment = 48, "fragment-hairpin";
+        /// To or from an address that is not found, while not every address could be written.
+        Incomplete = 49, "addresses-incomplete";
+        /// The endpoint holds as many flows as are left for all.
+        Quota = 50, "conntrack-quota";
     }
 }

@@ -10,15 +10,15 @@ use super::error::DatapathError;
 use super::pods::{RangeTrieKey, TrieKey};
 use super::{Datapath, Settings};
 use crate::abi::{
-    ABI_VERSION, Address, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, Mac, NameEntry, NameKey,
-    PeerKey, RESOLVERS_MAX, RuleSet,
+    ABI_VERSION, Address, CONFIG_INCOMPLETE, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, Mac,
+    NameEntry, NameKey, PeerKey, RESOLVERS_MAX, RuleSet,
 };
 use crate::compile::NameWrites;
 
 impl Datapath {
     /// Writes what does not belong to an endpoint.
     pub fn configure(&mut self, settings: &Settings) -> Result<(), DatapathError> {
-        let mut flags = self.config_flags()? & CONFIG_RANGES;
+        let mut flags = self.config_flags()? & (CONFIG_RANGES | CONFIG_INCOMPLETE);
         if settings.judges_other_protocols {
             flags |= CONFIG_OTHER_PROTOCOLS;
         }
@@ -28,6 +28,7 @@ impl Datapath {
             proxy_ifindex: 0,
             proxy_port: 0,
             proxy_mac: Mac::default(),
+            flows_max: self.flows_max,
             proxy_v4: Address::UNSPECIFIED,
             proxy_v6: Address::UNSPECIFIED,
         };
@@ -85,6 +86,19 @@ impl Datapath {
     pub fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
         let addresses: Vec<Address> = addresses.iter().copied().map(Address::from).collect();
         self.maps.ipcache.remove_all(&addresses)
+    }
+
+    /// Says whether every address and service is written. While they are not, a new flow with an
+    /// address that is not found is dropped: it may be anybody's.
+    pub fn set_complete(&mut self, is_complete: bool) -> Result<(), DatapathError> {
+        let Some(mut config) = self.maps.config.get(&0)? else {
+            return Ok(());
+        };
+        config.flags &= !CONFIG_INCOMPLETE;
+        if !is_complete {
+            config.flags |= CONFIG_INCOMPLETE;
+        }
+        self.maps.config.put(&0, &config)
     }
 
     /// Who addresses are, as the kernel has it.

@@ -12,7 +12,7 @@ use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
 use super::{Datapath, Maps, Options};
-use crate::abi::{ABI_VERSION, Direction};
+use crate::abi::{ABI_VERSION, Direction, QuotaKey};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
 
@@ -23,7 +23,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const NO_PINS: &str = "/proc/namegate-pins-nothing";
 
 /// Every map that outlives the agent.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 20] = [
     "CONFIG",
     "ENDPOINTS",
     "IPCACHE",
@@ -33,7 +33,11 @@ const PINNED: [&str; 16] = [
     "CIDRS",
     "PORTS",
     "NAMES",
+    "SERVICES",
+    "BACKENDS",
     "FLOWS",
+    "OPENED",
+    "RELEASED",
     "FRAGMENTS",
     "RESOLVERS",
     "RESOLVER_SLOTS",
@@ -60,7 +64,10 @@ impl Datapath {
     /// Loads the program over maps of its own that nothing pins, for [`Datapath::run`] beside an
     /// agent that must not notice; `pin_root` is not used. Interfaces cannot be attached.
     pub fn unpinned(options: &Options) -> Result<(Self, Events), DatapathError> {
-        Self::load(EbpfLoader::new(), PathBuf::from(NO_PINS), false, options)
+        let (datapath, events) =
+            Self::load(EbpfLoader::new(), PathBuf::from(NO_PINS), false, options)?;
+        datapath.begin_quota(&QuotaKey::ALL)?;
+        Ok((datapath, events))
     }
 
     fn load(
@@ -74,7 +81,8 @@ impl Datapath {
         }
         loader
             .map_max_entries("NAMES", options.names_max)
-            .map_max_entries("FLOWS", options.flows_max);
+            .map_max_entries("FLOWS", options.flows_max)
+            .map_max_entries("IPCACHE", options.addresses_max);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| DatapathError::Load { source: Box::new(source) })?;
@@ -92,6 +100,9 @@ impl Datapath {
             ebpf,
             endpoints: BTreeMap::new(),
             tables: BTreeMap::new(),
+            services: BTreeMap::new(),
+            next_list: 0,
+            flows_max: options.flows_max,
             maps,
         };
         Ok((datapath, events))
@@ -103,8 +114,10 @@ impl Datapath {
         if found != 0 && found != ABI_VERSION {
             return Err(DatapathError::Abi { path: self.pins.clone(), found });
         }
+        self.begin_quota(&QuotaKey::ALL)?;
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
+        (self.services, self.next_list) = self.maps.read_services()?;
         for ifindex in self.attached()? {
             self.replace_program(ifindex)?;
         }
@@ -124,7 +137,11 @@ impl Maps {
             cidrs: rows(ebpf, "CIDRS")?,
             ports: rows(ebpf, "PORTS")?,
             names: rows(ebpf, "NAMES")?,
+            services: rows(ebpf, "SERVICES")?,
+            backends: rows(ebpf, "BACKENDS")?,
             flows: rows(ebpf, "FLOWS")?,
+            opened: rows(ebpf, "OPENED")?,
+            released: rows(ebpf, "RELEASED")?,
             resolvers: rows(ebpf, "RESOLVERS")?,
             resolver_slots: rows(ebpf, "RESOLVER_SLOTS")?,
             hits: PerCpuHashMap::try_from(take(ebpf, "HITS")?)

@@ -15,7 +15,9 @@ mod error;
 mod events;
 mod load;
 mod pods;
+mod quota;
 mod run;
+mod services;
 mod sweep;
 mod tables;
 mod unlink;
@@ -35,11 +37,12 @@ pub use run::{Ran, RanVerdict};
 pub use sweep::Sweep;
 
 use crate::abi::{
-    Address, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey, PeerKey, PortKey,
-    RuleSet, Table, TableKey,
+    Address, Backend, BackendKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey,
+    PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
 };
 use batch::Rows;
 use pods::{CidrTrieKey, RangeTrieKey};
+use services::Written;
 use tables::RowKeys;
 
 /// Where and how large.
@@ -52,6 +55,8 @@ pub struct Options {
     pub names_max: u32,
     /// Flows, all endpoints together.
     pub flows_max: u32,
+    /// Addresses of pods and nodes.
+    pub addresses_max: u32,
 }
 
 impl Default for Options {
@@ -60,6 +65,7 @@ impl Default for Options {
             pin_root: PathBuf::from("/sys/fs/bpf/namegate"),
             names_max: 131_072,
             flows_max: 131_072,
+            addresses_max: 524_288,
         }
     }
 }
@@ -103,10 +109,21 @@ pub struct EndpointEntry {
     pub epoch: u32,
     /// Whether its lookups go to the proxy.
     pub is_dns_governed: bool,
+    /// Whether its flows to services are translated, and judged by the backend.
+    pub is_translated: bool,
     /// The pod's MAC where known.
     pub mac: Option<[u8; 6]>,
     /// The pod's addresses.
     pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What an address and port stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// Whether every flow of a client goes to the same backend.
+    pub is_affine: bool,
+    /// Where flows end, all of the family of the service's address; without any they are dropped.
+    pub backends: Vec<Backend>,
 }
 
 /// The loaded program and its maps.
@@ -116,6 +133,10 @@ pub struct Datapath {
     ebpf: Ebpf,
     endpoints: BTreeMap<u32, EndpointEntry>,
     tables: BTreeMap<u32, RowKeys>,
+    services: BTreeMap<ServiceKey, Written>,
+    /// The first number that no list of backends has.
+    next_list: u32,
+    flows_max: u32,
     maps: Maps,
 }
 
@@ -129,7 +150,11 @@ struct Maps {
     cidrs: Rows<CidrTrieKey, RuleSet>,
     ports: Rows<PortKey, RuleSet>,
     names: Rows<NameKey, NameEntry>,
+    services: Rows<ServiceKey, Service>,
+    backends: Rows<BackendKey, Backend>,
     flows: Rows<FlowKey, Flow>,
+    opened: Rows<QuotaKey, u64>,
+    released: Rows<QuotaKey, u64>,
     resolvers: Rows<Address, u32>,
     resolver_slots: Rows<u32, Address>,
     hits: PerCpuHashMap<MapData, HitKey, u64>,

@@ -5,8 +5,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    Address, CidrKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey, PeerKey,
-    PortKey, RuleSet, Table, TableKey,
+    Address, Backend, BackendKey, CidrKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry,
+    NameKey, PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
 };
 
 /// Key of an LPM map: how many bits count, and the bits.
@@ -34,6 +34,8 @@ macro_rules! plain {
 
 plain!(
     Address,
+    Backend,
+    BackendKey,
     CidrTrieKey,
     RangeTrieKey,
     Config,
@@ -45,7 +47,10 @@ plain!(
     NameKey,
     PeerKey,
     PortKey,
+    QuotaKey,
     RuleSet,
+    Service,
+    ServiceKey,
     Table,
     TableKey,
 );

@@ -34,6 +34,19 @@ pub struct Ran {
 }
 
 impl Datapath {
+    /// How many instructions the kernel walked to prove the program of a direction safe; of a million
+    /// that it has patience for (Linux 5.16).
+    pub fn verified_instructions(
+        &mut self,
+        direction: Direction,
+    ) -> Result<Option<u32>, DatapathError> {
+        let name = load::program_name(direction);
+        let info = load::program(&mut self.ebpf, name)?
+            .info()
+            .map_err(|source| DatapathError::Run { name, source: Box::new(source) })?;
+        Ok(info.verified_instruction_count())
+    }
+
     /// Runs the program of a direction on a frame as if it crossed the loopback interface. The
     /// kernel refuses frames too short for their IP header.
     pub fn run(

@@ -1,6 +1,6 @@
 //! Removing dead flows, and finding out which learned addresses live ones use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use namegate_policy::identity::Identity;
@@ -8,8 +8,15 @@ use namegate_policy::time::Timestamp;
 
 use super::Datapath;
 use super::error::DatapathError;
-use crate::abi::{Direction, FLOW_REVOKED, Flow, FlowKey};
+use crate::abi::{
+    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN,
+    ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
+};
+use crate::packet::protocol;
 use crate::verdict::flow_is_expired;
+
+/// How old the entry of a flow's other half is when the flow itself must be there.
+const SETTLED_NS: u64 = 1_000_000_000;
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,20 +35,42 @@ impl Datapath {
     /// beside the work, not into it.
     pub fn sweep(&mut self, now: Timestamp) -> Result<Sweep, DatapathError> {
         let mut sweep = Sweep::default();
-        let mut dead = Vec::new();
+        let opened = self.opened()?;
+        let (mut dead, mut left) = (Vec::new(), Vec::new());
+        let mut halves = Vec::new();
+        let mut translated = HashSet::new();
         for (key, flow) in self.maps.flows.read_all()? {
-            match self.owner(&key, &flow, now) {
-                Some(identity) => {
-                    sweep.live += 1;
-                    if flow.initiator == Direction::Egress as u8 && flow.state != FLOW_REVOKED {
-                        sweep.in_use.insert((identity, key.remote.into()));
-                    }
-                }
-                None => dead.push(key),
+            if matches!(flow.role, ROLE_REPLY | ROLE_HAIRPIN_SERVER) {
+                halves.push((key, flow));
+                continue;
             }
+            let Some(identity) = self.owner(&key, &flow, now) else {
+                dead.push(key);
+                continue;
+            };
+            sweep.live += 1;
+            left.push(key);
+            let remote = if flow.role == ROLE_PLAIN { key.remote } else { flow.peer };
+            if flow.role != ROLE_PLAIN {
+                translated.insert(key);
+            }
+            if flow.initiator == Direction::Egress as u8 && flow.state != FLOW_REVOKED {
+                sweep.in_use.insert((identity, remote.into()));
+            }
+        }
+        // The other half of a flow goes with it.
+        for (key, half) in halves {
+            // The half is written first: its flow may follow at once.
+            let is_young = half.created_ns.saturating_add(SETTLED_NS) > now.as_nanos();
+            let endpoint = self.endpoints.get(&key.ifindex);
+            let is_owned = endpoint.is_some_and(|endpoint| endpoint.epoch == key.epoch);
+            let is_kept = is_owned && is_young || translated.contains(&whole(&key, &half));
+            let list = if is_kept { &mut left } else { &mut dead };
+            list.push(key);
         }
         sweep.removed = dead.len();
         self.maps.flows.remove_all(&dead)?;
+        self.release(&opened, left.iter())?;
         Ok(sweep)
     }
 
@@ -53,8 +82,38 @@ impl Datapath {
     /// The identity of the endpoint that a flow belongs to; `None` where it is dead.
     fn owner(&self, key: &FlowKey, flow: &Flow, now: Timestamp) -> Option<Identity> {
         let endpoint = self.endpoints.get(&key.ifindex)?;
-        let is_alive =
-            endpoint.epoch == key.epoch && !flow_is_expired(key.protocol, flow, now.as_nanos());
+        let is_alive = endpoint.epoch == key.epoch
+            && !flow_is_expired(key.protocol, flow, now.as_nanos())
+            && !self.is_abandoned(key, flow);
         is_alive.then_some(endpoint.identity)
+    }
+
+    /// Whether a flow of datagrams goes to a backend that its service has lost: its next packet finds
+    /// another. A TCP connection ends by itself.
+    fn is_abandoned(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let service = ServiceKey {
+            address: key.remote,
+            port: key.remote_port,
+            protocol: key.protocol,
+            padding: 0,
+        };
+        let backend = Backend { address: flow.peer, port: flow.peer_port, padding: [0; 2] };
+        matches!(flow.role, ROLE_TRANSLATED | ROLE_HAIRPIN)
+            && key.protocol == protocol::UDP
+            && self.lacks_backend(&service, &backend)
+    }
+}
+
+/// The key of the flow that the entry of its other half belongs to.
+const fn whole(key: &FlowKey, half: &Flow) -> FlowKey {
+    if half.role == ROLE_REPLY {
+        FlowKey { remote: half.peer, remote_port: half.peer_port, ..*key }
+    } else {
+        FlowKey {
+            local: half.peer,
+            local_port: key.remote_port,
+            remote_port: half.peer_port,
+            ..*key
+        }
     }
 }

@@ -13,8 +13,8 @@ use super::error::DatapathError;
 use super::pods::CidrTrieKey;
 use super::{Datapath, EndpointEntry, Maps};
 use crate::abi::{
-    ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, HitKey, Mac,
-    PeerKey, PortKey, RuleSet, TableKey,
+    ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, ENDPOINT_TRANSLATED,
+    Endpoint, HitKey, Mac, PeerKey, PortKey, QuotaKey, RuleSet, TableKey,
 };
 use crate::compile::{CidrRow, RowChanges, TableRows};
 
@@ -108,6 +108,7 @@ impl Datapath {
             return Err(DatapathError::NoTable { table: endpoint.table });
         }
         let row = endpoint.row()?;
+        self.begin_quota(&QuotaKey { ifindex: endpoint.ifindex, epoch: endpoint.epoch })?;
         self.maps.endpoints.put(&endpoint.ifindex, &row)?;
         self.endpoints.insert(endpoint.ifindex, endpoint.clone());
         Ok(())
@@ -228,6 +229,9 @@ impl EndpointEntry {
         if self.is_dns_governed {
             flags |= ENDPOINT_DNS_GOVERNED;
         }
+        if self.is_translated {
+            flags |= ENDPOINT_TRANSLATED;
+        }
         if self.mac.is_some() {
             flags |= ENDPOINT_MAC_KNOWN;
         }
@@ -250,6 +254,7 @@ impl EndpointEntry {
             generation: row.generation,
             epoch: row.epoch,
             is_dns_governed: row.flags & ENDPOINT_DNS_GOVERNED != 0,
+            is_translated: row.flags & ENDPOINT_TRANSLATED != 0,
             mac: (row.flags & ENDPOINT_MAC_KNOWN != 0).then_some(row.mac.0),
             addresses: row
                 .addresses

@@ -4,11 +4,12 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{Direction, DropReason};
-use namegate_egress_bpf::verdict::{Case, Scene, Verdict, egress_verdict};
+use namegate_egress_bpf::verdict::{Scene, Verdict, egress_verdict};
 
 use crate::maps::{self, KernelMaps};
 use crate::rewrite;
 use crate::skb::Skb;
+use crate::translate;
 
 /// Go on with the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 pub(crate) const NEXT: i32 = -1;
@@ -33,7 +34,8 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
     let scene = Scene {
         ifindex: packet.ifindex(),
         direction,
-        is_from_node: packet.is_from_node(),
+        is_from_node: packet.received_by() == 0,
+        is_returned: packet.received_by() == packet.ifindex(),
         // SAFETY: the helper takes nothing and reads a clock.
         now_ns: unsafe { bpf_ktime_get_coarse_ns() },
     };
@@ -42,10 +44,10 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
     };
     case.reset();
     let decided = egress_verdict(&packet, &mut KernelMaps, &scene, case);
-    let (verdict, code) = carry_out(&packet, case, decided);
+    let (verdict, code) = carry_out(&packet, decided);
     maps::count(direction, verdict.counter());
     if let Some(told) = case.told(verdict) {
-        maps::tell(&scene, case, verdict, told);
+        maps::tell(&scene, case, verdict.counter(), told);
     }
     code
 }
@@ -53,12 +55,13 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
 /// What the kernel does with the packet, and the verdict that is told: a rewrite that fails is a
 /// drop.
 #[inline(always)]
-fn carry_out(packet: &Skb, case: &Case, verdict: Verdict) -> (Verdict, i32) {
+fn carry_out(packet: &Skb, verdict: Verdict) -> (Verdict, i32) {
     let code = match verdict {
         Verdict::Forward(_) => NEXT,
+        Verdict::Translate { way, .. } => translate::translate(packet, way),
         Verdict::Drop(_) => SHOT,
-        Verdict::ToProxy { slot } => rewrite::to_proxy(packet, &case.headers, slot),
-        Verdict::FromProxy { slot } => rewrite::from_proxy(packet, &case.headers, slot),
+        Verdict::ToProxy { slot } => rewrite::to_proxy(packet, slot),
+        Verdict::FromProxy { slot } => rewrite::from_proxy(packet, slot),
     };
     if code == rewrite::FAILED {
         return (Verdict::Drop(DropReason::Rewrite), SHOT);

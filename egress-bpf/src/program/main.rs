@@ -13,6 +13,8 @@ mod maps;
 mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod translate;
 
 /// Stands in on every other target, where this binary has nothing to do.
 #[cfg(not(target_arch = "bpf"))]

@@ -9,13 +9,11 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{
-    Address, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint, Event, EventVerdict,
-    Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, PeerKey, PortKey,
-    RESOLVERS_MAX, RuleSet, Table, TableKey,
+    Address, Backend, BackendKey, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint,
+    Event, EventVerdict, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, Pass,
+    PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet, Service, ServiceKey, Table, TableKey,
 };
-use namegate_egress_bpf::verdict::{
-    Case, Full, Gate, Maps, Question, Scene, Verdict, admit, answer,
-};
+use namegate_egress_bpf::verdict::{Case, Full, Gate, Maps, Question, Scene, admit, answer, track};
 
 use crate::skb::Skb;
 
@@ -38,7 +36,19 @@ static PORTS: HashMap<PortKey, RuleSet> = HashMap::with_max_entries(524_288, BPF
 #[map]
 static NAMES: HashMap<NameKey, NameEntry> = HashMap::with_max_entries(131_072, 0);
 #[map]
+static SERVICES: HashMap<ServiceKey, Service> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static BACKENDS: HashMap<BackendKey, Backend> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(131_072, 0);
+/// Entries that were ever made in `FLOWS`: counted here.
+#[map]
+static OPENED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+/// Of these, how many are gone: counted by user space, which alone removes any.
+#[map]
+static RELEASED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(4_096, 0);
 #[map]
@@ -66,7 +76,7 @@ impl Gate<Skb> for KernelMaps {
     #[inline(always)]
     fn admit(&self, packet: &Skb, scene: &Scene, case: &mut Case) -> Result<(), DropReason> {
         core::hint::black_box(core::ptr::from_mut(case));
-        outcome(admit_frame(packet.context(), scene.direction as u32))
+        outcome(admit_frame(packet.context(), scene.flags()))
     }
 }
 
@@ -82,6 +92,16 @@ impl Maps for KernelMaps {
         // The function finds the case by itself; the compiler has to know that it may write to it.
         core::hint::black_box(core::ptr::from_mut(case));
         outcome(ask_rules(question.number(), now_ns, is_from_node as u32))
+    }
+
+    #[inline(always)]
+    fn track(&mut self, scene: &Scene, case: &mut Case) -> Result<Pass, DropReason> {
+        core::hint::black_box(core::ptr::from_mut(case));
+        let number = track_flow(scene.now_ns, scene.flags()) as u8;
+        match Pass::from_number(number) {
+            Some(pass) => Ok(pass),
+            None => Err(DropReason::from_number(number).unwrap_or(DropReason::MissingRow)),
+        }
     }
 
     #[inline(always)]
@@ -150,9 +170,40 @@ impl Maps for KernelMaps {
     }
 
     #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        // SAFETY: user space replaces whole entries, after the list that they name.
+        unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<&Backend> {
+        // SAFETY: as for services.
+        unsafe { BACKENDS.get(key) }
+    }
+
+    #[inline(always)]
     fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow> {
         // SAFETY: words of an entry may be written by two processors at once, and each is whole.
         FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    #[inline(always)]
+    fn flows_of(&self, key: &QuotaKey) -> Option<u64> {
+        // SAFETY: single words.
+        let (opened, released) = unsafe { (*OPENED.get(key)?, *RELEASED.get(key)?) };
+        Some(opened.wrapping_sub(released))
+    }
+
+    #[inline(always)]
+    fn count_flow(&mut self, key: &QuotaKey) {
+        for key in [key, &QuotaKey::ALL] {
+            if let Some(opened) = OPENED.get_ptr_mut(key) {
+                // SAFETY: a word, written whole. Where two processors add at once one may be lost
+                // (the target has no atomic addition in stable Rust); the next sweep counts what is
+                // really there.
+                unsafe { *opened = (*opened).wrapping_add(1) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -193,19 +244,29 @@ fn outcome(reason: u32) -> Result<(), DropReason> {
 /// Reads a frame into this processor's case and checks its source. Global like [`ask_rules`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn admit_frame(skb: *mut __sk_buff, direction: u32) -> u32 {
+extern "C" fn admit_frame(skb: *mut __sk_buff, flags: u32) -> u32 {
     let Some(case) = case() else {
         return DropReason::MissingRow as u32;
     };
     let packet = Skb(TcContext::new(skb));
-    let scene = Scene {
-        ifindex: packet.ifindex(),
-        direction: if direction == 0 { Direction::Egress } else { Direction::Ingress },
-        is_from_node: false,
-        now_ns: 0,
-    };
+    let scene = Scene::from_flags(packet.ifindex(), flags, 0);
     match admit(&packet, &KernelMaps, &scene, case) {
         Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// Judges the packet of this processor's case by its flow: the number of a [`Pass`] or of a
+/// [`DropReason`]. Global like [`ask_rules`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn track_flow(now_ns: u64, flags: u32) -> u32 {
+    let Some(case) = case() else {
+        return DropReason::MissingRow as u32;
+    };
+    let scene = Scene::from_flags(case.key.ifindex, flags, now_ns);
+    match track(&mut KernelMaps, &scene, case) {
+        Ok(pass) => pass as u32,
         Err(reason) => reason as u32,
     }
 }
@@ -255,14 +316,29 @@ pub(crate) fn case() -> Option<&'static mut Case> {
     CASE.get_ptr_mut(0).map(|case| unsafe { &mut *case })
 }
 
-/// Hands a record to user space, or counts it as lost. A function of its own, for the stack's sake.
+/// Hands a record of this processor's case to user space, or counts it as lost.
+#[inline(always)]
+pub(crate) fn tell(scene: &Scene, case: &Case, counter: u8, told: EventVerdict) {
+    core::hint::black_box(core::ptr::from_ref(case));
+    let outcome = (counter as u32) << 8 | told as u32;
+    tell_user(scene.now_ns, scene.ifindex, scene.flags(), outcome);
+}
+
+/// Global like [`ask_rules`]. `outcome` is what the packet counts as, and how it is told.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn tell(scene: &Scene, case: &Case, verdict: Verdict, told: EventVerdict) {
+extern "C" fn tell_user(now_ns: u64, ifindex: u32, flags: u32, outcome: u32) -> u32 {
+    let Some(case) = case() else {
+        return 0;
+    };
+    let scene = Scene::from_flags(ifindex, flags, now_ns);
+    let told = EventVerdict::from_number(outcome as u8).unwrap_or(EventVerdict::Dropped);
     match EVENTS.reserve::<Event>(0) {
         Some(mut place) => {
-            place.write(case.event(scene, verdict, told));
+            place.write(case.event(&scene, (outcome >> 8) as u8, told));
             place.submit(0);
         }
         None => count(scene.direction, (COUNTER_SLOTS - 1) as u8),
     }
+    0
 }

@@ -23,11 +23,11 @@ impl Skb {
         self.0.skb.skb
     }
 
-    /// Whether no interface received the packet.
+    /// The interface that received the packet; zero where none did.
     #[inline(always)]
-    pub(crate) fn is_from_node(&self) -> bool {
+    pub(crate) fn received_by(&self) -> u32 {
         // SAFETY: as in `ifindex`.
-        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+        unsafe { (*self.0.skb.skb).ingress_ifindex }
     }
 }
 

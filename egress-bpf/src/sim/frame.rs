@@ -98,7 +98,7 @@ pub fn arp(mac: Mac, operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8>
     ethernet(mac, ARP, &packet)
 }
 
-/// Fills in the checksum of the TCP segment or UDP datagram in a frame.
+/// Fills in the checksum of the TCP segment, UDP datagram or ICMP message in a frame.
 pub fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     if let Some(at) = checksum_place(&frame) {
         frame[at..at + 2].fill(0);
@@ -108,7 +108,8 @@ pub fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Whether the checksums of IP header and TCP segment or UDP datagram in a frame are right.
+/// Whether the checksums of IP header and of TCP segment, UDP datagram or ICMP message in a frame are
+/// right.
 pub fn has_right_checksums(frame: &[u8]) -> bool {
     let ip_is_right = match frame.get(12..14) {
         Some([0x08, 0x00]) => frame.get(14..34).is_some_and(|header| sum_of(header, 0) == 0),
@@ -124,7 +125,9 @@ fn transport_sum(frame: &[u8]) -> Option<u16> {
         _ => return None,
     };
     let length = u32::try_from(payload.len()).ok()?;
-    let pseudo = words(addresses) + u32::from(number) + length;
+    // ICMP for IPv4 has no pseudo-header (RFC 792).
+    let pseudo =
+        if number == protocol::ICMP { 0 } else { words(addresses) + u32::from(number) + length };
     Some(sum_of(payload, pseudo))
 }
 
@@ -137,6 +140,7 @@ fn checksum_place(frame: &[u8]) -> Option<usize> {
     match number {
         protocol::TCP => Some(transport + 16),
         protocol::UDP => Some(transport + 6),
+        protocol::ICMP | protocol::ICMPV6 => Some(transport + 2),
         _ => None,
     }
 }

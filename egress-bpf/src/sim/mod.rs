@@ -8,8 +8,9 @@ pub mod frame;
 use std::collections::BTreeMap;
 
 use crate::abi::{
-    Address, CidrKey, Config, Direction, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey,
-    HitKey, NameEntry, NameKey, PeerKey, PortKey, RESOLVERS_MAX, RuleSet, Table, TableKey,
+    Address, Backend, BackendKey, CidrKey, Config, Direction, Endpoint, Event, Flow, FlowKey,
+    Fragment, FragmentKey, HitKey, NameEntry, NameKey, PeerKey, PortKey, QuotaKey, RESOLVERS_MAX,
+    RuleSet, Service, ServiceKey, Table, TableKey,
 };
 use crate::compile::TableRows;
 use crate::packet::{Frame, Packet};
@@ -32,6 +33,10 @@ pub struct Simulation {
     pub rows: TableRows,
     /// `NAMES`.
     pub names: BTreeMap<NameKey, NameEntry>,
+    /// `SERVICES`.
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// `BACKENDS`.
+    pub backends: BTreeMap<BackendKey, Backend>,
     /// `FLOWS`.
     pub flows: BTreeMap<FlowKey, Flow>,
     /// `FRAGMENTS`.
@@ -56,6 +61,8 @@ impl Default for Simulation {
             ranges: BTreeMap::new(),
             rows: TableRows::default(),
             names: BTreeMap::new(),
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
             flows: BTreeMap::new(),
             fragments: BTreeMap::new(),
             hits: BTreeMap::new(),
@@ -81,9 +88,9 @@ impl Simulation {
     pub fn judge(&mut self, frame: &[u8], scene: &Scene) -> (Verdict, Option<Event>) {
         let mut case = Case::OPEN;
         let verdict = egress_verdict(&Frame(frame), self, scene, &mut case);
-        let counter = (scene.direction, verdict.counter());
-        *self.counters.entry(counter).or_default() += 1;
-        let event = case.told(verdict).map(|told| case.event(scene, verdict, told));
+        let counter = verdict.counter();
+        *self.counters.entry((scene.direction, counter)).or_default() += 1;
+        let event = case.told(verdict).map(|told| case.event(scene, counter, told));
         (verdict, event)
     }
 }
@@ -153,9 +160,27 @@ impl Maps for Simulation {
         self.names.get(key)
     }
 
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    fn backend(&self, key: &BackendKey) -> Option<&Backend> {
+        self.backends.get(key)
+    }
+
     fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow> {
         self.flows.get_mut(key)
     }
+
+    fn flows_of(&self, key: &QuotaKey) -> Option<u64> {
+        let is_meant = |flow: &&FlowKey| {
+            *key == QuotaKey::ALL || (flow.ifindex, flow.epoch) == (key.ifindex, key.epoch)
+        };
+        u64::try_from(self.flows.keys().filter(is_meant).count()).ok()
+    }
+
+    // They are counted where they are.
+    fn count_flow(&mut self, _key: &QuotaKey) {}
 
     fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
         if self.flows.len() >= self.flows_max && !self.flows.contains_key(key) {

@@ -2,11 +2,11 @@
 //! hold the port), and the lowest set bit decides.
 
 use super::question::{Port, Question};
-use super::{Case, IDENTITY_HOST, IDENTITY_WORLD, Maps};
+use super::{Case, IDENTITY_HOST, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps};
 use crate::abi::{
-    Address, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS, LEVELS, NO_CLAUSE,
-    NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet, TABLE_ANY_PEER, TABLE_CIDRS,
-    TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey, WORDS,
+    Address, CONFIG_INCOMPLETE, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS,
+    LEVELS, NO_CLAUSE, NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet,
+    TABLE_ANY_PEER, TABLE_CIDRS, TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey, WORDS,
 };
 
 /// The number of tiers that a rule can be passed over in, and one.
@@ -33,9 +33,12 @@ pub fn answer<M: Maps>(
     is_from_node: bool,
     case: &mut Case,
 ) -> Result<(), DropReason> {
-    case.remote_identity = identity(maps, &case.key.remote);
+    case.remote_identity = identity(maps, &case.remote);
     case.clause = NO_CLAUSE;
     case.audit = NO_CLAUSE;
+    if case.remote_identity == IDENTITY_UNKNOWN {
+        return Err(DropReason::Incomplete);
+    }
     // The node reaches its own endpoints whatever the policy: probes depend on it. What others send
     // through the node under its address, translated or forged, is judged.
     if case.remote_identity == IDENTITY_HOST
@@ -57,7 +60,7 @@ pub fn answer<M: Maps>(
         join(&mut case.matching, Some(row.ok_or(DropReason::MissingRow)?));
     }
     if table.flags & TABLE_CIDRS != 0 {
-        let row = maps.cidr(&CidrKey::new(&key, case.key.remote));
+        let row = maps.cidr(&CidrKey::new(&key, case.remote));
         join(&mut case.matching, row);
     }
     if table.flags & TABLE_NAMES != 0 {
@@ -96,13 +99,17 @@ fn join(matching: &mut RuleSet, row: Option<&RuleSet>) {
     }
 }
 
-/// Who an address is.
+/// Who an address is; [`IDENTITY_UNKNOWN`] where that cannot be told.
 #[inline(always)]
 pub(super) fn identity<M: Maps>(maps: &M, remote: &Address) -> u32 {
     if let Some(identity) = maps.identity(remote) {
         return identity;
     }
-    if maps.config().is_some_and(|config| config.flags & CONFIG_RANGES != 0)
+    let flags = maps.config().map_or(0, |config| config.flags);
+    if flags & CONFIG_INCOMPLETE != 0 {
+        return IDENTITY_UNKNOWN;
+    }
+    if flags & CONFIG_RANGES != 0
         && let Some(identity) = maps.range_identity(remote)
     {
         return identity;
@@ -152,7 +159,7 @@ fn names<'a, M: Maps>(
     case: &Case,
     key: &TableKey,
 ) -> Option<&'a RuleSet> {
-    let learned = NameKey { identity: case.identity, address: case.key.remote };
+    let learned = NameKey { identity: case.identity, address: case.remote };
     let entry = maps.name(&learned)?;
     let class = match standing {
         Standing::Live | Standing::LiveFromNode => entry.live_class,

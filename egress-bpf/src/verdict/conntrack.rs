@@ -5,10 +5,12 @@
 //! the direction of whoever opened it.
 
 use super::classify::Standing;
-use super::{Case, Full, Maps, Question, Scene, Verdict, judges_other_protocols};
+use super::service::{self, Half};
+use super::{Case, Full, Maps, Question, Scene, Verdict, Way, judges_other_protocols};
 use crate::abi::{
-    Direction, DropReason, FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, Flow,
-    HitKey, NO_CLAUSE, Pass,
+    Address, Direction, DropReason, FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED,
+    Flow, HitKey, NO_CLAUSE, Pass, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN,
+    ROLE_REPLY, ROLE_TRANSLATED,
 };
 use crate::packet::{Headers, Kind, Packet, TCP_ACK, TCP_RST, TCP_SYN, protocol};
 
@@ -45,30 +47,40 @@ enum Known {
     Stale(Direction, Standing),
     /// Its flow was cut, and this packet comes from who opened it.
     Revoked,
+    /// It was judged when it left the endpoint that it comes back to.
+    Returned,
     /// It would be the first of a flow.
     Absent,
 }
 
-/// The verdict on a packet with ports or an echo.
+/// Judges a packet with ports or an echo by its flow, and leaves in the case how it is rewritten.
 #[inline(always)]
-pub(super) fn track<M: Maps>(
-    maps: &mut M,
-    scene: &Scene,
-    case: &mut Case,
-) -> Result<Verdict, DropReason> {
+pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, DropReason> {
     let known = known(maps, scene, case)?;
     let (opener, standing) = match known {
-        Known::Current => return Ok(Verdict::Forward(Pass::Known)),
+        Known::Current | Known::Returned => return Ok(Pass::Known),
         Known::Stale(opener, standing) => (opener, standing),
         Known::Revoked | Known::Absent => (scene.direction, Standing::Opened),
     };
-    if !matches!(known, Known::Stale(..)) {
-        refuse_unopened(maps, case)?;
-    }
     let is_midway =
         matches!(known, Known::Absent) && is_tcp(&case.headers) && !is_syn(&case.headers);
+    let mut is_untold = false;
+    if matches!(known, Known::Stale(..)) {
+        // Opened before the endpoint was governed: its backend is not known, and cannot be judged.
+        is_untold = matches!((case.way, opener), (Way::Straight, Direction::Egress))
+            && service::is_meant(maps, case);
+    } else {
+        refuse_unopened(maps, case)?;
+        if let Direction::Egress = scene.direction {
+            service::choose(maps, case)?;
+        }
+        if is_midway && !matches!(case.way, Way::Straight) {
+            return Err(DropReason::NoFlow);
+        }
+    }
     let question = Question::new(case, opener, standing, is_midway);
-    let outcome = judge(maps, scene, case, question);
+    let outcome =
+        if is_untold { Err(DropReason::Denied) } else { judge(maps, scene, case, question) };
     if !matches!(question.standing(), Standing::Opened) {
         return settle(maps, scene, case, outcome);
     }
@@ -80,15 +92,93 @@ pub(super) fn track<M: Maps>(
 }
 
 #[inline(always)]
-fn known<M: Maps>(maps: &mut M, scene: &Scene, case: &Case) -> Result<Known, DropReason> {
+fn known<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Known, DropReason> {
     let Some(flow) = maps.flow(&case.key) else {
         return Ok(Known::Absent);
     };
+    if flow.role == ROLE_PLAIN {
+        return known_by(flow, scene, case);
+    }
+    let (role, peer, peer_port) = (flow.role, flow.peer, flow.peer_port);
+    if role == ROLE_TRANSLATED || role == ROLE_HAIRPIN {
+        return match (scene.direction, role) {
+            (Direction::Egress, _) => {
+                case.remote = peer;
+                case.remote_port = peer_port;
+                case.target = peer;
+                case.target_port = peer_port;
+                case.way = service::way_out(flow);
+                let known = known_by(flow, scene, case)?;
+                if !service::takes_piece(case.way, case.headers.piece) {
+                    return Err(DropReason::HairpinFragment);
+                }
+                if matches!(known, Known::Absent | Known::Revoked) {
+                    // Opened anew, with the backend that the service has for it.
+                    case.way = Way::Straight;
+                    case.remote = case.key.remote;
+                    case.remote_port = case.key.remote_port;
+                }
+                Ok(known)
+            }
+            (Direction::Ingress, ROLE_HAIRPIN) if scene.is_returned => Ok(Known::Returned),
+            (Direction::Ingress, _) => Err(DropReason::NoFlow),
+        };
+    }
+    known_from_half(maps, scene, case, role, &peer, peer_port)
+}
+
+/// What the flow table says of a packet that was found under the entry of a flow's other half.
+#[inline(always)]
+fn known_from_half<M: Maps>(
+    maps: &mut M,
+    scene: &Scene,
+    case: &mut Case,
+    role: u8,
+    peer: &Address,
+    peer_port: u16,
+) -> Result<Known, DropReason> {
+    let half = service::follow(maps, role, peer, peer_port, scene.now_ns, case);
+    case.way = match (half, scene.direction) {
+        (Half::Dead, _) => return Ok(Known::Absent),
+        (Half::Reply, Direction::Ingress) => Way::FromBackend,
+        (Half::Hairpin, Direction::Egress) => Way::HairpinBack,
+        (Half::Hairpin, Direction::Ingress) if scene.is_returned => return Ok(Known::Returned),
+        (Half::Hairpin, Direction::Ingress) => return Err(DropReason::NoFlow),
+        // The endpoint speaks to the backend itself, from the port that it speaks to the service from.
+        (Half::Reply, Direction::Egress) => return Err(DropReason::ServiceClash),
+    };
+    if !service::takes_piece(case.way, case.headers.piece) {
+        return Err(DropReason::HairpinFragment);
+    }
+    case.target_port = case.twin.remote_port;
+    // Judged is who opened the flow, and where it ends.
+    if let Way::HairpinBack = case.way {
+        case.target = case.twin.local;
+        case.remote = case.key.local;
+        case.remote_port = case.key.local_port;
+    } else {
+        case.target = case.twin.remote;
+        case.remote = case.key.remote;
+        case.remote_port = case.key.remote_port;
+    }
+    case.key = case.twin;
+    let Some(flow) = maps.flow(&case.key) else {
+        return Err(DropReason::NoFlow);
+    };
+    match known_by(flow, scene, case)? {
+        // A flow to a service is opened from this side alone.
+        Known::Absent | Known::Revoked => Err(DropReason::NoFlow),
+        known @ (Known::Current | Known::Stale(..) | Known::Returned) => Ok(known),
+    }
+}
+
+#[inline(always)]
+fn known_by(flow: &mut Flow, scene: &Scene, case: &Case) -> Result<Known, DropReason> {
     if flow_is_expired(case.key.protocol, flow, scene.now_ns) {
         return Ok(Known::Absent);
     }
     let opener = opener(flow);
-    let is_reply = opener as u8 != scene.direction as u8;
+    let is_reply = is_reply(case.way, opener, scene.direction);
     if is_syn(&case.headers) {
         // Between the same ports a connection can only follow one that ended, except that its
         // opener may begin anew whenever it wants to. Either is judged like any other.
@@ -109,20 +199,26 @@ fn known<M: Maps>(maps: &mut M, scene: &Scene, case: &Case) -> Result<Known, Dro
             if flow.clause == NO_CLAUSE { Standing::LiveFromNode } else { Standing::Live };
         return Ok(Known::Stale(opener, standing));
     }
-    note(flow, scene, case.length, case.headers.tcp_ends());
+    note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.tcp_ends());
     Ok(Known::Current)
+}
+
+/// Whether the packet comes from who did not open the flow.
+#[inline(always)]
+const fn is_reply(way: Way, opener: Direction, direction: Direction) -> bool {
+    matches!(way, Way::HairpinBack) || opener as u8 != direction as u8
 }
 
 /// Lets the packet leave its traces in the flow.
 #[inline(always)]
-fn note(flow: &mut Flow, scene: &Scene, length: u32, ends: bool) {
-    let side = scene.direction as usize & 1;
+fn note(flow: &mut Flow, is_reply: bool, opener: Direction, length: u32, now_ns: u64, ends: bool) {
+    let side = if is_reply { opener.reverse() } else { opener } as usize & 1;
     flow.packets[side] = flow.packets[side].wrapping_add(1);
     flow.octets[side] = flow.octets[side].wrapping_add(length as u64);
-    flow.seen_ns = scene.now_ns;
+    flow.seen_ns = now_ns;
     if ends {
         flow.state = FLOW_CLOSING;
-    } else if flow.state == FLOW_OPENING && flow.initiator != scene.direction as u8 {
+    } else if flow.state == FLOW_OPENING && is_reply {
         flow.state = FLOW_ESTABLISHED;
     }
 }
@@ -148,7 +244,7 @@ fn settle<M: Maps>(
     scene: &Scene,
     case: &Case,
     outcome: Result<(), DropReason>,
-) -> Result<Verdict, DropReason> {
+) -> Result<Pass, DropReason> {
     // Gone by now only if user space removed it in between: the next packet finds it absent.
     let flow = maps.flow(&case.key).ok_or(DropReason::NoFlow)?;
     flow.generation = case.generation;
@@ -156,8 +252,10 @@ fn settle<M: Maps>(
     flow.clause = case.clause;
     flow.audit = case.audit;
     if outcome.is_ok() {
-        note(flow, scene, case.length, case.headers.tcp_ends());
-        return Ok(Verdict::Forward(Pass::Judged));
+        let opener = opener(flow);
+        let is_reply = is_reply(case.way, opener, scene.direction);
+        note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.tcp_ends());
+        return Ok(Pass::Judged);
     }
     flow.seen_ns = scene.now_ns;
     flow.state = FLOW_REVOKED;
@@ -166,7 +264,7 @@ fn settle<M: Maps>(
 
 /// Enters a flow whose first packet is let through.
 #[inline(always)]
-fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Verdict, DropReason> {
+fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, DropReason> {
     case.flow = Flow::UNKNOWN;
     case.flow.created_ns = scene.now_ns;
     case.flow.seen_ns = scene.now_ns;
@@ -175,11 +273,54 @@ fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Verdic
     case.flow.clause = case.clause;
     case.flow.audit = case.audit;
     case.flow.initiator = scene.direction as u8;
+    if !matches!(case.way, Way::Straight) {
+        begin_other(maps, scene, case)?;
+    }
     let (length, ends) = (case.length, case.headers.tcp_ends());
-    note(&mut case.flow, scene, length, ends);
+    note(&mut case.flow, false, scene.direction, length, scene.now_ns, ends);
+    if maps.flow(&case.key).is_none() {
+        claim(maps, case)?;
+    }
     maps.put_flow(&case.key, &case.flow).map_err(|Full| DropReason::FlowsFull)?;
     case.is_first = true;
-    Ok(Verdict::Forward(Pass::Judged))
+    Ok(Pass::Judged)
+}
+
+/// Takes room for an entry. An endpoint may hold as many as are left: one that takes all it can
+/// leaves half of the table to the others, two leave a third, and so on.
+#[inline(always)]
+fn claim<M: Maps>(maps: &mut M, case: &Case) -> Result<(), DropReason> {
+    let key = QuotaKey { ifindex: case.key.ifindex, epoch: case.key.epoch };
+    let room = maps.config().ok_or(DropReason::MissingRow)?.flows_max as u64;
+    let all = maps.flows_of(&QuotaKey::ALL).ok_or(DropReason::MissingRow)?;
+    let own = maps.flows_of(&key).ok_or(DropReason::MissingRow)?;
+    if own >= room.saturating_sub(all) {
+        return Err(DropReason::Quota);
+    }
+    maps.count_flow(&key);
+    Ok(())
+}
+
+/// Enters the other half of a flow to a service: before the flow itself, without which it means
+/// nothing.
+#[inline(always)]
+fn begin_other<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<(), DropReason> {
+    service::find_other(case);
+    if service::clashes(maps, scene, case) {
+        return Err(DropReason::ServiceClash);
+    }
+    let is_hairpin = matches!(case.way, Way::HairpinOut);
+    case.flow.role = if is_hairpin { ROLE_HAIRPIN_SERVER } else { ROLE_REPLY };
+    case.flow.peer = if is_hairpin { case.key.local } else { case.key.remote };
+    case.flow.peer_port = case.key.remote_port;
+    if maps.flow(&case.twin).is_none() {
+        claim(maps, case)?;
+    }
+    maps.put_flow(&case.twin, &case.flow).map_err(|Full| DropReason::FlowsFull)?;
+    case.flow.role = if is_hairpin { ROLE_HAIRPIN } else { ROLE_TRANSLATED };
+    case.flow.peer = case.target;
+    case.flow.peer_port = case.target_port;
+    Ok(())
 }
 
 /// The verdict on an ICMP error: it goes where a known flow does, and refreshes nothing.
@@ -193,17 +334,43 @@ pub(super) fn related<P: Packet, M: Maps>(
     if !find_quoted(packet, scene.ifindex, scene.direction, case) {
         return Err(DropReason::Unrelated);
     }
-    // An error about a flow that waits to be judged again comes again after that.
-    match maps.flow(&case.quoted) {
-        Some(flow)
-            if flow.state != FLOW_REVOKED
-                && !flow_is_expired(case.quoted.protocol, flow, scene.now_ns)
-                && flow.generation == case.generation =>
-        {
+    let Some(flow) = maps.flow(&case.quoted) else {
+        return Err(DropReason::Unrelated);
+    };
+    if flow.role == ROLE_PLAIN {
+        let is_live = counts(flow, scene, case);
+        return if is_live {
             Ok(Verdict::Forward(Pass::Related))
-        }
+        } else {
+            Err(DropReason::Unrelated)
+        };
+    }
+    let (role, peer, peer_port) = (flow.role, flow.peer, flow.peer_port);
+    // What an endpoint says about packets of a service would have to be rewritten twice: no stack
+    // depends on it.
+    if role != ROLE_REPLY || !matches!(scene.direction, Direction::Ingress) {
+        return Err(DropReason::Unrelated);
+    }
+    case.key = case.quoted;
+    if let Half::Dead = service::follow(maps, role, &peer, peer_port, scene.now_ns, case) {
+        return Err(DropReason::Unrelated);
+    }
+    case.target = peer;
+    case.target_port = peer_port;
+    case.way = Way::Quoted;
+    match maps.flow(&case.twin) {
+        Some(flow) if counts(flow, scene, case) => Ok(case.let_through(Pass::Related)),
         Some(_) | None => Err(DropReason::Unrelated),
     }
+}
+
+/// Whether an error about the flow may go where the flow does. One about a flow that waits to be
+/// judged again comes again after that.
+#[inline(always)]
+fn counts(flow: &Flow, scene: &Scene, case: &Case) -> bool {
+    flow.state != FLOW_REVOKED
+        && !flow_is_expired(case.quoted.protocol, flow, scene.now_ns)
+        && flow.generation == case.generation
 }
 
 /// Finds the flow that an ICMP error is about. Whoever gets the error has to be who sent the packet
@@ -250,7 +417,21 @@ fn judge<M: Maps>(
         }
     }
     case.opener = question.opener();
-    maps.ask(question, scene.now_ns, scene.is_from_node, case)
+    maps.ask(question, scene.now_ns, scene.is_from_node, case)?;
+    if !matches!(case.way, Way::HairpinOut | Way::HairpinBack) {
+        return Ok(());
+    }
+    // The same endpoint is the server: its ingress rules have to let the flow in, too.
+    let (clause, audit) = (case.clause, case.audit);
+    let question = question.of_server();
+    case.opener = question.opener();
+    maps.ask(question, scene.now_ns, false, case)?;
+    case.opener = Direction::Egress;
+    case.clause = clause;
+    if audit != NO_CLAUSE {
+        case.audit = audit;
+    }
+    Ok(())
 }
 
 #[inline(always)]

@@ -1,7 +1,8 @@
-use super::{Case, Question, Scene, admit, answer};
+use super::{Case, Question, Scene, admit, answer, track};
 use crate::abi::{
-    Address, CidrKey, Config, DropReason, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey,
-    NameEntry, NameKey, PeerKey, PortKey, RuleSet, Table, TableKey,
+    Address, Backend, BackendKey, CidrKey, Config, DropReason, Endpoint, Flow, FlowKey, Fragment,
+    FragmentKey, HitKey, NameEntry, NameKey, Pass, PeerKey, PortKey, QuotaKey, RuleSet, Service,
+    ServiceKey, Table, TableKey,
 };
 use crate::packet::Packet;
 
@@ -34,6 +35,15 @@ pub trait Maps {
         Self: Sized,
     {
         answer(self, question, now_ns, is_from_node, case)
+    }
+
+    /// Judges a packet with ports or an echo by its flow: [`track`]. The kernel program makes this a
+    /// function of its own, too.
+    fn track(&mut self, scene: &Scene, case: &mut Case) -> Result<Pass, DropReason>
+    where
+        Self: Sized,
+    {
+        track(self, scene, case)
     }
 
     /// The one row of `CONFIG`.
@@ -69,8 +79,21 @@ pub trait Maps {
     /// What an identity learned of an address.
     fn name(&self, key: &NameKey) -> Option<&NameEntry>;
 
+    /// What an address and port stand for, where they are a service's.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+
+    /// A backend of a service.
+    fn backend(&self, key: &BackendKey) -> Option<&Backend>;
+
     /// A flow, expired or not.
     fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow>;
+
+    /// How many entries an endpoint, or all of them, ever made in the flow table, less those that
+    /// were removed; `None` where it is not counted.
+    fn flows_of(&self, key: &QuotaKey) -> Option<u64>;
+
+    /// Counts an entry that is about to be made, for the endpoint and for all.
+    fn count_flow(&mut self, key: &QuotaKey);
 
     /// Writes a flow over what was there.
     fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;

@@ -15,21 +15,25 @@ mod dns;
 mod fragment;
 mod maps;
 mod question;
+mod service;
 mod source;
 
 pub use classify::answer;
-pub use conntrack::flow_is_expired;
+pub use conntrack::{flow_is_expired, track};
 pub use maps::{Full, Gate, Maps};
 pub use question::Question;
 
 use crate::abi::{
-    Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, Event, EventVerdict, Flow, FlowKey,
-    FragmentKey, NO_CLAUSE, Pass, RuleSet,
+    Address, Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_TRANSLATED, Event,
+    EventVerdict, Flow, FlowKey, FragmentKey, NO_CLAUSE, Pass, RuleSet,
 };
 use crate::packet::{Embedded, Headers, Kind, Packet, Piece};
 
 /// Number of the identity of the node itself; `namegate_policy::identity::Identity::HOST`.
 pub const IDENTITY_HOST: u32 = 1;
+
+/// Stands for the identity of an address that is not found while not every address is known.
+const IDENTITY_UNKNOWN: u32 = 0;
 
 /// Number of the identity of every address that no map knows;
 /// `namegate_policy::identity::Identity::WORLD`.
@@ -44,6 +48,13 @@ pub const IDENTITY_FIRST_WORKLOAD: u32 = 256;
 pub enum Verdict {
     /// It goes on as it is.
     Forward(Pass),
+    /// It goes on between other addresses, because the flow is one with a service.
+    Translate {
+        /// Why it was let through.
+        pass: Pass,
+        /// How it is rewritten, to the target of the [`Case`].
+        way: Way,
+    },
     /// It ends here.
     Drop(DropReason),
     /// A lookup: rewritten towards the proxy, at the port of this resolver slot.
@@ -58,12 +69,47 @@ pub enum Verdict {
     },
 }
 
+/// How a packet of a flow with a service is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Way {
+    /// Not at all.
+    Straight,
+    /// From the endpoint: the backend in the place of the service.
+    ToBackend,
+    /// To the endpoint: the service in the place of the backend.
+    FromBackend,
+    /// To the endpoint, an ICMP error: the service in the place of the backend in what it quotes.
+    Quoted,
+    /// From the endpoint to itself: the service as the source, the server as the destination, and
+    /// back to where it came from.
+    HairpinOut,
+    /// From the endpoint's server to its client: the service as the source, the client as the
+    /// destination, and back to where it came from.
+    HairpinBack,
+}
+
+impl Way {
+    /// The way numbered `number`; none is [`Way::Straight`].
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::ToBackend,
+            2 => Self::FromBackend,
+            3 => Self::Quoted,
+            4 => Self::HairpinOut,
+            5 => Self::HairpinBack,
+            _ => Self::Straight,
+        }
+    }
+}
+
 impl Verdict {
     /// The counter that the packet counts in.
     #[inline(always)]
     pub const fn counter(self) -> u8 {
         match self {
-            Self::Forward(pass) => pass as u8,
+            Self::Forward(pass) | Self::Translate { pass, .. } => pass as u8,
             Self::Drop(reason) => reason as u8,
             Self::ToProxy { .. } => Pass::ToProxy as u8,
             Self::FromProxy { .. } => Pass::FromProxy as u8,
@@ -80,8 +126,36 @@ pub struct Scene {
     pub direction: Direction,
     /// Whether the packet was made by the node itself rather than received by it.
     pub is_from_node: bool,
+    /// Whether the packet came from the endpoint itself and was turned round.
+    pub is_returned: bool,
     /// The monotonic clock.
     pub now_ns: u64,
+}
+
+const INGRESS: u32 = 1;
+const FROM_NODE: u32 = 1 << 1;
+const RETURNED: u32 = 1 << 2;
+
+impl Scene {
+    /// Everything but interface and time as one number, which can be handed to a kernel function.
+    #[inline(always)]
+    pub const fn flags(&self) -> u32 {
+        let direction = if let Direction::Ingress = self.direction { INGRESS } else { 0 };
+        let from_node = if self.is_from_node { FROM_NODE } else { 0 };
+        direction | from_node | if self.is_returned { RETURNED } else { 0 }
+    }
+
+    /// The scene that these flags were made of.
+    #[inline(always)]
+    pub const fn from_flags(ifindex: u32, flags: u32, now_ns: u64) -> Self {
+        Self {
+            ifindex,
+            direction: if flags & INGRESS == 0 { Direction::Egress } else { Direction::Ingress },
+            is_from_node: flags & FROM_NODE != 0,
+            is_returned: flags & RETURNED != 0,
+            now_ns,
+        }
+    }
 }
 
 /// What was found out about a packet on the way to its verdict.
@@ -91,6 +165,10 @@ pub struct Case {
     pub headers: Headers,
     /// The flow that the packet belongs to.
     pub key: FlowKey,
+    /// The other end as the rules see it: the backend where the flow is one with a service.
+    pub remote: Address,
+    /// The address that a rewritten packet gets.
+    pub target: Address,
     /// The endpoint's identity; zero where unknown.
     pub identity: u32,
     /// Identity of the other end; zero where it was not looked up.
@@ -107,12 +185,22 @@ pub struct Case {
     pub clause: u16,
     /// The first Audit rule that matched.
     pub audit: u16,
+    /// Port at `remote`.
+    pub remote_port: u16,
+    /// The port that a rewritten packet gets.
+    pub target_port: u16,
+    /// How the packet is rewritten.
+    pub way: Way,
     /// Who opens the flow.
     pub opener: Direction,
     /// Whether this is the first packet of a flow.
     pub is_first: bool,
     /// Whether the endpoint's lookups go to the proxy.
     is_dns_governed: bool,
+    /// Whether the endpoint's flows to services are translated here.
+    is_translated: bool,
+    /// Room for the key of a flow's other half.
+    twin: FlowKey,
     /// Room for the rules that match.
     matching: RuleSet,
     /// Room for an entry of a flow.
@@ -130,6 +218,8 @@ impl Case {
     pub const OPEN: Self = Self {
         headers: Headers::UNREAD,
         key: FlowKey::UNKNOWN,
+        remote: Address::UNSPECIFIED,
+        target: Address::UNSPECIFIED,
         identity: 0,
         remote_identity: 0,
         table: 0,
@@ -138,9 +228,14 @@ impl Case {
         length: 0,
         clause: NO_CLAUSE,
         audit: NO_CLAUSE,
+        remote_port: 0,
+        target_port: 0,
+        way: Way::Straight,
         opener: Direction::Egress,
         is_first: false,
         is_dns_governed: false,
+        is_translated: false,
+        twin: FlowKey::UNKNOWN,
         matching: RuleSet::EMPTY,
         flow: Flow::UNKNOWN,
         embedded: Embedded::UNREAD,
@@ -160,6 +255,7 @@ impl Case {
         self.length = 0;
         self.clause = NO_CLAUSE;
         self.audit = NO_CLAUSE;
+        self.way = Way::Straight;
         self.opener = Direction::Egress;
         self.is_first = false;
     }
@@ -169,21 +265,23 @@ impl Case {
     pub const fn told(&self, verdict: Verdict) -> Option<EventVerdict> {
         match verdict {
             Verdict::Drop(_) => Some(EventVerdict::Dropped),
-            Verdict::Forward(_) if !self.is_first => None,
-            Verdict::Forward(_) if self.audit != NO_CLAUSE => Some(EventVerdict::Audit),
-            Verdict::Forward(_) => Some(EventVerdict::Forwarded),
+            Verdict::Forward(_) | Verdict::Translate { .. } if !self.is_first => None,
+            Verdict::Forward(_) | Verdict::Translate { .. } if self.audit != NO_CLAUSE => {
+                Some(EventVerdict::Audit)
+            }
+            Verdict::Forward(_) | Verdict::Translate { .. } => Some(EventVerdict::Forwarded),
             Verdict::ToProxy { .. } | Verdict::FromProxy { .. } => None,
         }
     }
 
-    /// The record that the case ends in.
+    /// The record that the case ends in: what the packet counts as, and how it is told.
     #[inline(always)]
-    pub fn event(&self, scene: &Scene, verdict: Verdict, told: EventVerdict) -> Event {
+    pub fn event(&self, scene: &Scene, counter: u8, told: EventVerdict) -> Event {
         let key = &self.key;
         Event {
             time_ns: scene.now_ns,
             local: key.local,
-            remote: key.remote,
+            remote: self.remote,
             ifindex: scene.ifindex,
             identity: self.identity,
             remote_identity: self.remote_identity,
@@ -192,12 +290,12 @@ impl Case {
             clause: self.clause,
             audit: self.audit,
             local_port: key.local_port,
-            remote_port: key.remote_port,
+            remote_port: self.remote_port,
             protocol: key.protocol,
             direction: self.opener as u8,
             packet_direction: scene.direction as u8,
             verdict: told as u8,
-            reason: verdict.counter(),
+            reason: counter,
             padding: [0; 7],
         }
     }
@@ -217,6 +315,18 @@ impl Case {
         key.ifindex = scene.ifindex;
         key.epoch = self.epoch;
         key.protocol = headers.protocol;
+        self.remote = key.remote;
+        self.remote_port = key.remote_port;
+    }
+
+    /// The packet goes on, rewritten where its flow is one with a service.
+    #[inline(always)]
+    const fn let_through(&self, pass: Pass) -> Verdict {
+        if let Way::Straight = self.way {
+            Verdict::Forward(pass)
+        } else {
+            Verdict::Translate { pass, way: self.way }
+        }
     }
 }
 
@@ -265,11 +375,11 @@ fn decide<P: Packet, M: Gate<P>>(
     if let Kind::IcmpError = case.headers.kind {
         return conntrack::related(packet, maps, scene, case);
     }
-    let verdict = conntrack::track(maps, scene, case)?;
+    let pass = maps.track(scene, case)?;
     if let Piece::First = case.headers.piece {
         fragment::remember(maps, scene, case)?;
     }
-    Ok(verdict)
+    Ok(case.let_through(pass))
 }
 
 /// Reads the headers of a packet and checks whether it may carry its addresses at all.
@@ -291,6 +401,7 @@ pub fn admit<P: Packet, M: Maps>(
     case.epoch = endpoint.epoch;
     case.key.epoch = endpoint.epoch;
     case.is_dns_governed = endpoint.flags & ENDPOINT_DNS_GOVERNED != 0;
+    case.is_translated = endpoint.flags & ENDPOINT_TRANSLATED != 0;
     read?;
     source::check(packet, maps, &case.headers, endpoint, scene.direction)
 }

@@ -34,11 +34,11 @@ impl Question {
         standing: Standing,
         is_midway: bool,
     ) -> Self {
-        let key = &case.key;
+        let (key, remote_port) = (&case.key, case.remote_port);
         let (class, local_port, remote_port) = match (key.protocol, case.headers.kind) {
-            (protocol::TCP, _) => (PortClass::Tcp, key.local_port, key.remote_port),
-            (protocol::UDP, _) => (PortClass::Udp, key.local_port, key.remote_port),
-            (protocol::SCTP, _) => (PortClass::Sctp, key.local_port, key.remote_port),
+            (protocol::TCP, _) => (PortClass::Tcp, key.local_port, remote_port),
+            (protocol::UDP, _) => (PortClass::Udp, key.local_port, remote_port),
+            (protocol::SCTP, _) => (PortClass::Sctp, key.local_port, remote_port),
             (_, Kind::Other) => (PortClass::Other, 0, 0),
             (protocol::ICMP, _) => (PortClass::Echo, ECHO_PORT_V4, ECHO_PORT_V4),
             _ => (PortClass::Echo, ECHO_PORT_V6, ECHO_PORT_V6),
@@ -78,6 +78,13 @@ impl Question {
     #[inline(always)]
     pub(super) const fn reversed(self) -> Self {
         Self((self.0 ^ INGRESS) | OTHER_SIDE)
+    }
+
+    /// The same question to the rules of the server, where an endpoint speaks to itself.
+    #[inline(always)]
+    pub(super) const fn of_server(self) -> Self {
+        let port = self.0 >> REMOTE_SHIFT & 0xffff;
+        Self(self.0 & !(0xffff << LOCAL_SHIFT) | port << LOCAL_SHIFT | INGRESS)
     }
 
     /// Who opens the flow.

@@ -41,6 +41,7 @@ pub(crate) struct Pod {
     pub(crate) sim: Simulation,
     pub(crate) now_ns: u64,
     pub(crate) is_from_node: bool,
+    pub(crate) is_returned: bool,
     pub(crate) events: Vec<Event>,
     table: u32,
 }
@@ -52,6 +53,7 @@ impl Pod {
             sim: Simulation::default(),
             now_ns: START,
             is_from_node: false,
+            is_returned: false,
             events: Vec::new(),
             table: 0,
         };
@@ -61,6 +63,7 @@ impl Pod {
             proxy_ifindex: 9,
             proxy_port: 15_300,
             proxy_mac: OTHER_MAC,
+            flows_max: 1 << 17,
             proxy_v4: ip(PROXY).into(),
             proxy_v6: ip("fd6e:616d:6567:6174::53").into(),
         });
@@ -129,6 +132,7 @@ impl Pod {
             ifindex: IFINDEX,
             direction,
             is_from_node: self.is_from_node,
+            is_returned: self.is_returned,
             now_ns: self.now_ns,
         };
         let (verdict, event) = self.sim.judge(frame, &scene);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use namegate_egress_bpf::abi::{
-    Address, Direction, Mac, NameEntry, NameKey, PeerKey, PeerKind, RuleSet, TableKey,
+    Address, Backend, Direction, Mac, NameEntry, NameKey, PeerKey, PeerKind, RuleSet, ServiceKey,
+    TableKey,
 };
 use namegate_egress_bpf::compile::{NameWrites, TableRows};
-use namegate_egress_bpf::datapath::{EndpointEntry, ProxySettings, Settings};
+use namegate_egress_bpf::datapath::{EndpointEntry, ProxySettings, ServiceEntry, Settings};
 use namegate_egress_bpf::sim::frame;
 use namegate_policy::dns::{ClusterNames, NamePolicy};
 use namegate_policy::identity::Identity;
@@ -21,7 +22,7 @@ use namegate_policy::table::{
 
 const POD_V4: [u8; 4] = [10, 244, 1, 10];
 const POD_V6: &str = "fd00:10:244:1::10";
-const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
+pub(crate) const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
 const PROXY_V4: &str = "169.254.53.53";
 const PROXY_V6: &str = "fd6e:616d:6567:6174::53";
 const PROXY_PORT: u16 = 15_300;
@@ -105,9 +106,11 @@ pub(crate) struct World {
     pub(crate) resolvers: BTreeMap<u8, IpAddr>,
     pub(crate) identities: BTreeMap<IpAddr, Identity>,
     pub(crate) ranges: BTreeMap<IpNet, Identity>,
+    pub(crate) services: BTreeMap<ServiceKey, ServiceEntry>,
     policy: PolicyTable,
     generation: u32,
     is_dns_governed: bool,
+    is_translated: bool,
     mac: Option<[u8; 6]>,
     /// By address: has it expired, class, live class.
     learned: BTreeMap<IpAddr, (bool, u32, u32)>,
@@ -136,6 +139,7 @@ impl World {
             resolvers: (0..).zip(resolvers.map(address)).collect(),
             identities,
             ranges,
+            services: any_services(random),
             policy: PolicyTable {
                 identity: identity(300),
                 egress: Vec::new(),
@@ -148,11 +152,44 @@ impl World {
             },
             generation: 0,
             is_dns_governed: random.once_in(2),
+            is_translated: !random.once_in(3),
             mac: (!random.once_in(3)).then_some(MAC.0),
             learned: BTreeMap::new(),
             classes: BTreeMap::new(),
         };
         world.change_policy(random);
+        world
+    }
+
+    /// A world in which everything is open.
+    pub(crate) fn open() -> Self {
+        let mut world = Self::random(&mut Random::new(1));
+        let open = Clause {
+            action: ClauseAction::Forward,
+            tier: ClauseTier::Open,
+            peers: ClausePeers { any: true, ..ClausePeers::default() },
+            ports: ClausePorts::Any,
+            origins: Arc::new([]),
+        };
+        world.policy.egress = vec![open.clone()];
+        world.policy.ingress = vec![open];
+        world.identities.clear();
+        world.ranges.clear();
+        world.services.clear();
+        world.learned.clear();
+        world.mac = Some(MAC.0);
+        world
+    }
+
+    /// An open world with one service, on port 80 over TCP and UDP, whose backend serves on 8080.
+    pub(crate) fn serving(service: IpAddr, backend: IpAddr) -> Self {
+        let mut world = Self::open();
+        world.is_translated = true;
+        for protocol in [6, 17] {
+            let key = ServiceKey { address: service.into(), port: 80, protocol, padding: 0 };
+            let backend = Backend { address: backend.into(), port: 8_080, padding: [0; 2] };
+            world.services.insert(key, ServiceEntry { is_affine: false, backends: vec![backend] });
+        }
         world
     }
 
@@ -217,6 +254,7 @@ impl World {
             generation: self.generation,
             epoch,
             is_dns_governed: self.is_dns_governed,
+            is_translated: self.is_translated,
             mac: self.mac,
             addresses: BTreeSet::from([IpAddr::from(POD_V4), address(POD_V6)]),
         }
@@ -306,6 +344,33 @@ impl World {
             }
         }
     }
+}
+
+/// Services at some of the remotes' addresses, with others of them and the endpoint as backends.
+fn any_services(random: &mut Random) -> BTreeMap<ServiceKey, ServiceEntry> {
+    let mut services = BTreeMap::new();
+    for _ in 0..random.below(12) {
+        let is_v4 = random.once_in(2);
+        let (remotes, own): (&[&str], IpAddr) = if is_v4 {
+            (&REMOTES_V4, IpAddr::from(POD_V4))
+        } else {
+            (&REMOTES_V6, address(POD_V6))
+        };
+        let key = ServiceKey {
+            address: address(random.pick(remotes)).into(),
+            port: port(random),
+            protocol: random.pick(&[6, 6, 17, 17, 132]),
+            padding: 0,
+        };
+        let backends = (0..random.below(4))
+            .map(|_| {
+                let ip = if random.once_in(4) { own } else { address(random.pick(remotes)) };
+                Backend { address: ip.into(), port: port(random), padding: [0; 2] }
+            })
+            .collect();
+        services.insert(key, ServiceEntry { is_affine: random.once_in(3), backends });
+    }
+    services
 }
 
 fn any_clauses(random: &mut Random, has_names: bool) -> Vec<Clause> {

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use namegate_egress_bpf::abi::{
-    ABI_VERSION, Address, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, Direction, Flow, FlowKey,
-    Mac,
+    ABI_VERSION, Address, Backend, BackendKey, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config,
+    Direction, Flow, FlowKey, Mac, SERVICE_AFFINE, Service, ServiceKey,
 };
 use namegate_egress_bpf::compile::NameWrites;
 use namegate_egress_bpf::datapath::{
     Datapath, Events, FlowEvent, Options, Ran, RanVerdict, Reason,
 };
-use namegate_egress_bpf::sim::Simulation;
-use namegate_egress_bpf::verdict::{Scene, Verdict};
+use namegate_egress_bpf::sim::{Simulation, frame};
+use namegate_egress_bpf::verdict::{Scene, Verdict, Way};
 use namegate_policy::time::Timestamp;
 
-use crate::random::World;
+use crate::random::{MAC, World};
 
 /// Interface that test runs happen on: the loopback.
 pub(crate) const IFINDEX: u32 = 1;
@@ -49,9 +49,14 @@ pub(crate) struct Twin {
 impl Twin {
     /// Loads the program under a pin directory of its own.
     pub(crate) fn open(name: &str) -> Result<Self> {
+        Self::with(name, &Options::default())
+    }
+
+    /// The same with maps of other sizes.
+    pub(crate) fn with(name: &str, options: &Options) -> Result<Self> {
         let path = format!("/sys/fs/bpf/namegate-test-{name}-{}", std::process::id());
         let pins = Pins(PathBuf::from(path));
-        let options = Options { pin_root: pins.0.clone(), ..Options::default() };
+        let options = Options { pin_root: pins.0.clone(), ..options.clone() };
         let (datapath, events) = Datapath::open(&options)?;
         Ok(Self {
             _pins: pins,
@@ -63,6 +68,43 @@ impl Twin {
             epoch: 0,
             counted: BTreeMap::new(),
         })
+    }
+
+    pub(crate) fn verified_instructions(&mut self, direction: Direction) -> Result<Option<u32>> {
+        Ok(self.datapath.verified_instructions(direction)?)
+    }
+
+    pub(crate) fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Puts another pod behind the interface.
+    pub(crate) fn be(&mut self, world: &World, epoch: u32) -> Result<()> {
+        Ok(self.datapath.set_endpoint(&world.endpoint(IFINDEX, self.table, epoch))?)
+    }
+
+    /// What the kernel does with the opening of a connection to `remote` from `port`.
+    pub(crate) fn syn(&mut self, remote: IpAddr, port: u16) -> Result<RanVerdict> {
+        let own = IpAddr::from([10, 244, 1, 10]);
+        let packet = frame::ip(MAC, (own, remote), 6, &frame::tcp(port, 80, 0x02));
+        Ok(self.datapath.run(Direction::Egress, &packet, 1)?.verdict)
+    }
+
+    /// Packets that ended so since [`Twin::enter`].
+    pub(crate) fn counted(&self, direction: Direction, reason: Reason) -> Result<u64> {
+        let key = (direction, reason);
+        let count = self.datapath.counters()?.packets.get(&key).copied().unwrap_or(0);
+        Ok(count - self.counted.get(&key).copied().unwrap_or(0))
+    }
+
+    /// Removes every flow, as if all of them had expired.
+    pub(crate) fn sweep_all(&mut self) -> Result<()> {
+        self.datapath.sweep(Timestamp::from_nanos(u64::MAX))?;
+        Ok(())
     }
 
     pub(crate) fn close(self) -> Result<()> {
@@ -78,6 +120,7 @@ impl Twin {
         self.datapath.remove_identities(&known)?;
         self.datapath.put_identities(&world.identities)?;
         self.datapath.set_ranges(&world.ranges)?;
+        self.datapath.set_services(&world.services)?;
         let known = self.datapath.names()?;
         let forget =
             NameWrites { delete_entries: known.into_keys().collect(), ..NameWrites::default() };
@@ -105,6 +148,7 @@ impl Twin {
                 .collect(),
             ..Simulation::default()
         };
+        (self.sim.services, self.sim.backends) = sim_services(world);
         self.epoch += 1;
         self.change_policy(world)?;
         // Flows of earlier epochs are nobody's.
@@ -135,11 +179,22 @@ impl Twin {
     /// Judges a frame on both sides.
     pub(crate) fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<(Ran, Verdict)> {
         let ran = self.datapath.run(direction, frame, 1)?;
-        let scene = Scene { ifindex: IFINDEX, direction, is_from_node: true, now_ns: world_now() };
+        let scene = Scene {
+            ifindex: IFINDEX,
+            direction,
+            is_from_node: true,
+            is_returned: false,
+            now_ns: world_now(),
+        };
         let (verdict, event) = self.sim.judge(frame, &scene);
         self.told.extend(event.as_ref().and_then(FlowEvent::from_record));
         let expected = match verdict {
-            Verdict::Forward(_) | Verdict::FromProxy { .. } => RanVerdict::Next,
+            Verdict::Translate { way: Way::HairpinOut | Way::HairpinBack, .. } => {
+                RanVerdict::Redirect
+            }
+            Verdict::Forward(_) | Verdict::FromProxy { .. } | Verdict::Translate { .. } => {
+                RanVerdict::Next
+            }
             Verdict::Drop(_) => RanVerdict::Drop,
             Verdict::ToProxy { .. } => RanVerdict::Redirect,
         };
@@ -203,6 +258,19 @@ fn without_times(flows: BTreeMap<FlowKey, Flow>) -> BTreeMap<FlowKey, Flow> {
     flows.into_iter().map(still).collect()
 }
 
+fn sim_services(world: &World) -> (BTreeMap<ServiceKey, Service>, BTreeMap<BackendKey, Backend>) {
+    let (mut services, mut lists) = (BTreeMap::new(), BTreeMap::new());
+    for (list, (key, entry)) in (0..).zip(&world.services) {
+        let backends = entry.backends.len() as u16;
+        let flags = if entry.is_affine { SERVICE_AFFINE } else { 0 };
+        services.insert(*key, Service { list, backends, flags });
+        for (place, backend) in (0..).zip(&entry.backends) {
+            lists.insert(BackendKey { list, place }, *backend);
+        }
+    }
+    (services, lists)
+}
+
 fn sim_config(world: &World) -> Config {
     let mut flags = 0;
     if world.settings.judges_other_protocols {
@@ -217,6 +285,7 @@ fn sim_config(world: &World) -> Config {
         flags,
         proxy_ifindex: proxy.map_or(0, |proxy| proxy.ifindex),
         proxy_port: proxy.map_or(0, |proxy| proxy.port),
+        flows_max: Options::default().flows_max,
         proxy_mac: Mac(proxy.map_or([0; 6], |proxy| proxy.mac)),
         proxy_v4: proxy.map_or(Address::UNSPECIFIED, |proxy| IpAddr::V4(proxy.v4).into()),
         proxy_v6: proxy.map_or(Address::UNSPECIFIED, |proxy| IpAddr::V6(proxy.v6).into()),

@@ -2,6 +2,7 @@
 
 mod network_policy;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -64,10 +65,19 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
     let cluster_ips =
         cluster_ips.into_iter().filter(|(_, text)| !text.is_empty() && *text != "None");
     let balancer = written.status.iter().flat_map(|status| &status.load_balancer);
-    let ingress = balancer.flat_map(|balancer| balancer.ingress.iter().flatten()).enumerate();
-    let mut external = addresses(ingress.filter_map(|(index, ingress)| {
-        Some((format!("status.loadBalancer.ingress[{index}].ip"), ingress.ip.as_ref()?))
-    }))?;
+    let ingress: Vec<(String, &core::LoadBalancerIngress)> = balancer
+        .flat_map(|balancer| balancer.ingress.iter().flatten())
+        .enumerate()
+        .map(|(index, one)| (format!("status.loadBalancer.ingress[{index}].ip"), one))
+        .collect();
+    let ips = |is_meant: fn(&core::LoadBalancerIngress) -> bool| {
+        let meant = ingress.iter().filter(|(_, one)| is_meant(one));
+        addresses(meant.filter_map(|(path, one)| Some((path.clone(), one.ip.as_ref()?))))
+    };
+    let mut external = ips(|_| true)?;
+    let left_alone = ips(|one| one.ip_mode.as_deref() == Some("Proxy"))?;
+    let has_ranges = spec.load_balancer_source_ranges.iter().flatten().next().is_some();
+    let restricted = if has_ranges { external.iter().copied().collect() } else { BTreeSet::new() };
     external.extend(addresses(each("spec.externalIPs", spec.external_ips.iter().flatten()))?);
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -76,11 +86,20 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
             name: port.name.as_deref().unwrap_or_default().into(),
             protocol: protocol(&format!("{path}.protocol"), port.protocol.as_deref())?,
             port: port_number(format!("{path}.port"), port.port)?,
+            node_port: port
+                .node_port
+                .filter(|number| *number != 0)
+                .map(|number| port_number(format!("{path}.nodePort"), number))
+                .transpose()?,
         });
     }
     Ok(Service {
         reference,
         labels: labels_of(metadata),
+        is_affine: spec.session_affinity.as_deref() == Some("ClientIP"),
+        is_internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        left_alone: left_alone.into_iter().collect(),
+        restricted,
         cluster_addresses: addresses(cluster_ips)?,
         external_addresses: external,
         ports,
@@ -101,6 +120,12 @@ pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlic
     let usable = usable.flat_map(|(index, endpoint)| {
         each(format!("endpoints[{index}].addresses"), endpoint.addresses.iter())
     });
+    let is_ending = |endpoint: &&discovery::Endpoint| {
+        endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(false))
+    };
+    let ending = written.endpoints.iter().filter(is_ending).flat_map(|one| &one.addresses);
+    // A usable one that cannot be read is told of below; others are nobody's business.
+    let ending: BTreeSet<IpAddr> = ending.filter_map(|text| text.parse().ok()).collect();
     let is_fqdn = written.address_type == "FQDN";
     let mut ports = Vec::new();
     for (index, port) in written.ports.iter().flatten().enumerate() {
@@ -122,6 +147,7 @@ pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlic
         }),
         namespace,
         addresses: if is_fqdn { Vec::new() } else { addresses(usable)? },
+        ending,
         ports,
     })
 }

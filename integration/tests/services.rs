@@ -1,0 +1,248 @@
+//! Services: real sockets through service addresses, on a node whose own translation would choose
+//! otherwise.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use namegate_integration::addresses::{CHECKOUT, NODE, ROUTER, WEB};
+use namegate_integration::capture::Capture;
+use namegate_integration::manifests::Manifests;
+use namegate_integration::node::UPLINK;
+use namegate_integration::patience::wait_until;
+use namegate_integration::pod::{Pod, echo, echo_servers};
+use namegate_integration::process::Daemon;
+use namegate_integration::scene::Scene;
+use namegate_integration::town::Town;
+
+/// A backend on another node: the internet's side of the uplink stands in for it.
+const FAR: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 244, 2, 10), Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 10));
+const FAR_PORT: u16 = 7_777;
+const MIXED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 80)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x80)),
+];
+const SELF: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 90)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x90)),
+];
+const OWN_PORT: u16 = 9_000;
+const NODE_PORT: u16 = 30_080;
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A town with a service whose backends are a pod of the node and one elsewhere, and a service whose
+/// only backend is its client. What the node itself translates goes elsewhere alone.
+fn mk_scene(test: &str) -> Result<Option<(Scene, Vec<Daemon>)>> {
+    let Some(mut town) = Town::for_test(test)? else {
+        return Ok(None);
+    };
+    town.checkout.serve_echo(&town.lab, OWN_PORT)?;
+    let hosts = [IpAddr::V4(FAR.0), IpAddr::V6(FAR.1)];
+    town.internet.ip(&[
+        &format!("addr add {}/32 dev lo", FAR.0),
+        &format!("addr add {}/128 dev lo nodad", FAR.1),
+    ])?;
+    let servers = echo_servers(&town.internet, &town.lab, &hosts, FAR_PORT)?;
+    let rules = format!(
+        "table inet elsewhere {{
+  chain translate {{
+    type nat hook prerouting priority -100;
+    ip daddr {} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip to {}:{FAR_PORT}
+    ip6 daddr {} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip6 to [{}]:{FAR_PORT}
+  }}
+}}\n",
+        MIXED[0], FAR.0, MIXED[1], FAR.1
+    );
+    let file = town.lab.file("elsewhere.nft");
+    std::fs::write(&file, rules)?;
+    let path = file.to_str().context("a path")?;
+    town.node.namespace.run(&["nft", "-f", path], LIMIT)?.success()?;
+    let manifests = Manifests::cluster(&town.lab)?;
+    manifests.write("services.yaml", &objects())?;
+    let scene = Scene::begin(town, manifests, &[])?;
+    for host in hosts {
+        let server = SocketAddr::from((host, FAR_PORT));
+        wait_until("the far backend", LIMIT, || Ok(scene.town.web.try_tcp(server)?.is_ok()))?;
+    }
+    Ok(Some((scene, servers)))
+}
+
+fn objects() -> String {
+    let slice = |service: &str, name: &str, address: IpAddr, port: u16| {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-{name}, \
+             namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: {family}\n\
+             endpoints: [{{addresses: [\"{address}\"], conditions: {{ready: true}}}}]\n\
+             ports: [{{name: stream, port: {port}, protocol: TCP}}, {{name: datagram, port: {port}, protocol: UDP}}]\n"
+        )
+    };
+    let service = |name: &str, addresses: &[IpAddr; 2], node_port: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+             clusterIPs: [\"{}\", \"{}\"]\n  ports:\n  \
+             - {{name: stream, port: 8080, protocol: TCP{node_port}}}\n  \
+             - {{name: datagram, port: 8080, protocol: UDP{node_port}}}\n",
+            addresses[0], addresses[1]
+        )
+    };
+    let far = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: far, namespace: shop, labels: {{app: far}}}}\n\
+         spec: {{nodeName: other, containers: [{{name: far, image: far}}]}}\n\
+         status: {{phase: Running, podIPs: [{{ip: {}}}, {{ip: \"{}\"}}]}}\n",
+        FAR.0, FAR.1
+    );
+    [
+        far,
+        service("mixed", &MIXED, &format!(", nodePort: {NODE_PORT}")),
+        slice("mixed", "near-v4", WEB.v4.into(), 80),
+        slice("mixed", "near-v6", WEB.v6.into(), 80),
+        slice("mixed", "far-v4", FAR.0.into(), FAR_PORT),
+        slice("mixed", "far-v6", FAR.1.into(), FAR_PORT),
+        service("self", &SELF, ""),
+        slice("self", "v4", CHECKOUT.v4.into(), OWN_PORT),
+        slice("self", "v6", CHECKOUT.v6.into(), OWN_PORT),
+    ]
+    .concat()
+}
+
+/// Lets the pods of `namespace` with the label `app: {app}` reach those labelled `app: {to}` in
+/// `shop`.
+fn policy(name: &str, namespace: &str, app: &str, to: &str) -> String {
+    format!(
+        "apiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  podSelector: {{matchLabels: {{app: {app}}}}}\n  egress:\n  - to:\n    \
+         - namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: shop}}}}\n      \
+           podSelector: {{matchLabels: {{app: {to}}}}}\n"
+    )
+}
+
+/// Connects and sends datagrams until some got through and some did not.
+fn try_until_both(pod: &Pod, to: SocketAddr) -> Result<()> {
+    for attempt in [Pod::try_tcp, Pod::try_udp] {
+        let mut outcomes = [0; 2];
+        for _ in 0..60 {
+            outcomes[usize::from(attempt(pod, to)?.is_ok())] += 1;
+            if outcomes.iter().all(|count| *count > 1) {
+                break;
+            }
+        }
+        ensure!(outcomes.iter().all(|count| *count > 1), "{to}: denied and open: {outcomes:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
+    let Some((scene, _servers)) = mk_scene("service_is_judged_by_the_backend_that_is_reached")?
+    else {
+        return Ok(());
+    };
+    let town = &scene.town;
+    for address in MIXED {
+        // Nothing governs the pod: the node translates, and always to the same backend.
+        town.checkout.try_tcp((address, 8_080).into())??;
+    }
+    scene.manifests.write("near.yaml", &policy("near", "shop", "checkout", "web"))?;
+    scene.manifests.write("far.yaml", &policy("far", "data", "db", "far"))?;
+    let far = SocketAddr::from((FAR.0, FAR_PORT));
+    wait_until("the policies", LIMIT, || {
+        let is_closed = town.checkout.try_tcp(far)?.is_err();
+        Ok(is_closed && town.db.try_tcp((WEB.v4, 80).into())?.is_err())
+    })?;
+    let capture = Capture::start(&town.lab, &town.node.namespace, UPLINK)?;
+    let mark = scene.agent.audit.mark()?;
+    for address in MIXED {
+        try_until_both(&town.checkout, (address, 8_080).into())?;
+        try_until_both(&town.db, (address, 8_080).into())?;
+    }
+    try_until_both(&town.checkout, (NODE.v4, NODE_PORT).into())?;
+    for (near, far) in
+        [(IpAddr::V4(WEB.v4), IpAddr::V4(FAR.0)), (IpAddr::V6(WEB.v6), IpAddr::V6(FAR.1))]
+    {
+        for (pod, verdict, backend) in [
+            ("checkout", "forwarded", near),
+            ("checkout", "dropped", far),
+            ("db", "forwarded", far),
+            ("db", "dropped", near),
+        ] {
+            let backend = backend.to_string();
+            scene.agent.audit.expect(
+                mark,
+                &[
+                    ("kind", "flow"),
+                    ("verdict", verdict),
+                    ("source.pod", pod),
+                    ("destination.address", &backend),
+                ],
+            )?;
+        }
+    }
+    let left = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
+    let checkouts = [CHECKOUT.v4.to_string(), CHECKOUT.v6.to_string()];
+    let leaked: Vec<&String> = left
+        .iter()
+        .filter(|line| checkouts.iter().any(|from| line.contains(from.as_str())))
+        .collect();
+    ensure!(leaked.is_empty(), "sent to the far backend: {leaked:#?}");
+    Ok(())
+}
+
+#[test]
+fn live_flows_to_services_follow_the_policy() -> Result<()> {
+    let Some((scene, _servers)) = mk_scene("live_flows_to_services_follow_the_policy")? else {
+        return Ok(());
+    };
+    let town = &scene.town;
+    let text = policy("both", "shop", "checkout", "web").replace(
+        "matchLabels: {app: web}",
+        "matchExpressions: [{key: app, operator: In, values: [web, far]}]",
+    );
+    scene.manifests.write("both.yaml", &text)?;
+    let target = SocketAddr::from((town.db.addresses.v4, 5_432));
+    wait_until("the policy", LIMIT, || Ok(town.checkout.try_tcp(target)?.is_err()))?;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        for address in MIXED {
+            streams.push(town.checkout.connect((address, 8_080).into())??);
+        }
+    }
+    for stream in &mut streams {
+        echo(stream)?;
+    }
+    scene.manifests.edit("both.yaml", "values: [web, far]", "values: [web]")?;
+    let all = streams.len();
+    let mut keep_live = || {
+        streams.retain_mut(|stream| echo(stream).is_ok());
+        streams.len()
+    };
+    wait_until("a flow to the far backend to be cut", LIMIT, || Ok(keep_live() < all))?;
+    // Those that were looked at before the policy changed are looked at again.
+    let live = keep_live();
+    ensure!(live > 2 && all - live > 2, "{live} of {all} live");
+    for stream in &mut streams {
+        echo(stream).context("a flow to the backend that stays allowed")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pod_reaches_itself_through_its_service() -> Result<()> {
+    let Some((scene, _servers)) = mk_scene("pod_reaches_itself_through_its_service")? else {
+        return Ok(());
+    };
+    let town = &scene.town;
+    scene.manifests.write("self.yaml", &policy("self", "shop", "checkout", "checkout"))?;
+    let web = SocketAddr::from((WEB.v4, 80));
+    wait_until("the policy", LIMIT, || Ok(town.checkout.try_tcp(web)?.is_err()))?;
+    for address in SELF {
+        let service = SocketAddr::from((address, 8_080));
+        let mut stream = town.checkout.connect(service)?.context("hairpin")?;
+        for _ in 0..3 {
+            echo(&mut stream)?;
+        }
+        town.checkout.try_udp(service)?.context("hairpin by UDP")?;
+    }
+    Ok(())
+}

@@ -33,8 +33,8 @@ pub(super) const PROXY_PORT: u16 = 15_300;
 
 /// The loopback is the first interface everywhere.
 const FIRST_IFINDEX: u32 = 2;
-/// Longer than any answer counts.
-const LONG: Duration = Duration::from_secs(1 << 33);
+/// Past a deadline.
+const PAST: Duration = Duration::from_nanos(1);
 
 /// Rows, and something that judges frames by them.
 pub trait Bench: Kernel<Error: Send + Sync + 'static> + fmt::Debug {
@@ -157,9 +157,11 @@ impl<B: Bench> World<B> {
         self.apply.kernel().set_now(now).map_err(EngineError::run)
     }
 
-    /// Forgets what was learned, by moving time on.
+    /// Forgets what was learned, by moving time on to where nothing of it counts.
     pub fn forget(&mut self) -> Result<(), EngineError> {
-        self.advance(self.now.saturating_add(LONG))?;
+        while let Some(deadline) = self.state.next_deadline().filter(|next| *next > self.now) {
+            self.advance(deadline.saturating_add(PAST))?;
+        }
         let effects = self.handle(Event::Swept { since: self.now, in_use: BTreeSet::new() });
         self.settle(effects)
     }

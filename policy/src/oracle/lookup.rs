@@ -11,7 +11,7 @@ use crate::dns::RefuseWith;
 use crate::name::DnsName;
 use crate::opening::{NotOpened, RebindingGuard};
 use crate::pattern::DomainPattern;
-use crate::resource::Pod;
+use crate::resource::{Pod, Service};
 use crate::rule::{
     Direction, DnsFilter, DnsPolicy, FqdnPeer, Mode, Origin, Peer, Peers, Policy, PolicyKind,
     Protocol, Rule,
@@ -19,6 +19,8 @@ use crate::rule::{
 
 /// Services of the cluster's DNS, in `kube-system`.
 const DNS_SERVICES: [&str; 3] = ["kube-dns", "coredns", "rke2-coredns-rke2-coredns"];
+/// What the DNS of a cluster is labelled, whatever its name.
+const DNS_APP: &str = "kube-dns";
 /// Where node-local DNS caches listen.
 const NODE_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 const DNS: u16 = 53;
@@ -134,13 +136,15 @@ impl<'a> Oracle<'a> {
 
     /// The cluster's resolvers, as objects show them and as configured.
     pub fn resolvers(&self) -> BTreeSet<IpAddr> {
-        let is_dns = |namespace: &str, name: &str| {
-            namespace == "kube-system" && DNS_SERVICES.contains(&name)
+        let is_dns = |service: &Service| {
+            let label = service.labels.get("k8s-app").is_some_and(|app| **app == *DNS_APP);
+            let name = DNS_SERVICES.contains(&&*service.reference.name);
+            &*service.reference.namespace == "kube-system" && (name || label)
         };
         let mut resolvers = self.circumstances.resolvers.clone();
         resolvers.insert(NODE_LOCAL);
         for service in self.services() {
-            if is_dns(&service.reference.namespace, &service.reference.name) {
+            if is_dns(service) {
                 resolvers.extend(&service.cluster_addresses);
                 let slices = self.slices();
                 let own = slices.filter(|one| one.service.as_ref() == Some(&service.reference));

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context;
-use namegate_dns_proxy::{Config, Proxy, ResolverSlot, Services, StartError, Timeouts};
+use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, StartError, Timeouts};
 use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
 use namegate_policy::identity::Identity;
 use tokio::sync::{mpsc, watch};
@@ -54,6 +55,11 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
                 upstream_tcp: args.dns_timeout,
                 ..Timeouts::default()
             },
+            limits: Limits {
+                client_rate: Some(args.dns_client_rate).filter(|rate| *rate > 0),
+                ..Limits::default()
+            },
+            workers: NonZeroUsize::new(args.dns_workers),
             shuffles_case: args.dns_random_case,
             ..Config::default()
         },

@@ -103,6 +103,13 @@ pub struct AgentArgs {
     /// How long a lookup may take at the resolver
     #[arg(long, env = "NAMEGATE_DNS_TIMEOUT", value_name = "DURATION", default_value = "4s", value_parser = duration::parse)]
     pub dns_timeout: Duration,
+    /// Lookups of one pod address per second, with a second's worth at once; more are dropped unread.
+    /// 0 sets no bound
+    #[arg(long, env = "NAMEGATE_DNS_CLIENT_RATE", value_name = "NUMBER", default_value_t = 5_000)]
+    pub dns_client_rate: u32,
+    /// Threads that serve lookups over UDP; 0 for one a processor
+    #[arg(long, env = "NAMEGATE_DNS_WORKERS", value_name = "NUMBER", default_value_t = 0)]
+    pub dns_workers: usize,
     /// Whether a name may open private addresses outside the cluster's ranges
     #[arg(long, env = "NAMEGATE_REBINDING_GUARD", value_enum, default_value = "standard")]
     pub rebinding_guard: Guard,

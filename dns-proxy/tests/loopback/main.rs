@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod cached;
+mod fair;
 mod messages;
 mod order;
 mod scripted;

@@ -29,8 +29,8 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// Names under `allowed.` are allowed, under `audit.` audited, under `search.` a search miss; of the
-/// rest the first label says how they are refused.
+/// Names under `allowed.` are allowed, under `audit.` audited, under `search.` a search miss, under
+/// `panics.` a panic; of the rest the first label says how they are refused.
 #[derive(Debug)]
 pub(crate) struct Rules;
 
@@ -43,6 +43,7 @@ impl NameRules for Rules {
             Some(b"allowed") => allowed(vec![3], false),
             Some(b"audit") => allowed(vec![], true),
             Some(b"search") => NameDecision::SearchMiss,
+            Some(b"panics") => panic!("the rules of a test"),
             Some(_) | None => NameDecision::Refused {
                 with: match labels.first().copied() {
                     Some(b"nx") => RefuseWith::NxDomain,
@@ -99,6 +100,8 @@ enum Teacher {
 
 impl Learner for Teacher {
     fn learn(&self, lessons: Vec<Lesson>) -> Learning {
+        let mut names = lessons.iter().map(|lesson| lesson.name.labels().next());
+        assert!(!names.any(|first| first == Some(b"unteachable")), "the learner of a test");
         match self {
             Self::AtOnce(learned) => {
                 let outcomes = lessons.iter().map(|_| Ok(learned.clone())).collect();

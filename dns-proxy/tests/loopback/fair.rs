@@ -1,0 +1,102 @@
+//! What one pod does to the others: nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use namegate_dns_proxy::Limits;
+use namegate_dns_proxy::record::Rcode;
+
+use crate::scripted::*;
+
+const QUIET: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+
+fn count(stage: &Stage, label: &str) -> u64 {
+    stage.counts().iter().find(|(known, _)| *known == label).map_or(0, |(_, count)| *count)
+}
+
+#[tokio::test]
+async fn flood_whose_answers_never_come_costs_others_nothing() {
+    let limits = Limits { client_in_flight: 64, ..Limits::default() };
+    let mut stage = Script { limits, ..Script::default() }.start().await;
+    stage.endpoints.set(QUIET, "web", Arc::new(Rules));
+    let (loud, quiet) = (stage.pod().await, stage.pod_at(QUIET).await);
+    for burst in 0..30u16 {
+        for number in 0..100u16 {
+            loud.ask(&mk_query(number, &format!("n{number}.b{burst}.allowed"), A)).await;
+        }
+        let name = format!("quiet{burst}.allowed");
+        quiet.ask(&mk_query(burst, &name, A)).await;
+        let asked = loop {
+            let asked = stage.resolver.next().await;
+            if question_of(&asked.message) == mk_question(&name, A) {
+                break asked;
+            }
+        };
+        asked.answer(mk_answer(&asked.message, &[a(&name, 60, 1)])).await;
+        let reply = quiet.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (burst, NOERROR));
+    }
+    // The last of the flood may not have been looked at yet.
+    loud.ask(&mk_query(1, "probe.refused", A)).await;
+    let shed = || count(&stage, "dropped-client-in-flight") + count(&stage, "dropped-client-queue");
+    soon(async {
+        while shed() < 30 * 100 + 1 - 64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(shed(), 30 * 100 + 1 - 64);
+    assert_eq!(count(&stage, "verdict-allowed"), 30);
+}
+
+#[tokio::test]
+async fn rate_of_one_pod_is_its_own() {
+    let limits = Limits { client_rate: Some(20), ..Limits::default() };
+    let stage = Script { limits, ..Script::default() }.start().await;
+    stage.endpoints.set(QUIET, "web", Arc::new(Rules));
+    let (loud, quiet) = (stage.pod().await, stage.pod_at(QUIET).await);
+    for number in 0..200u16 {
+        loud.ask(&mk_query(number, "some.refused", A)).await;
+    }
+    for number in 0..10u16 {
+        quiet.ask(&mk_query(number, "some.refused", A)).await;
+        assert_eq!(id_of(&quiet.reply().await), number);
+    }
+    assert!(count(&stage, "dropped-client-rate") > 0, "the flood is over its rate");
+    let answered = count(&stage, "verdict-denied") - 10;
+    assert_eq!(answered + count(&stage, "dropped-client-rate"), 200);
+}
+
+#[tokio::test]
+async fn panic_ends_one_query_over_udp_and_tcp() {
+    let mut stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    let mut tcp = stage.tcp().await;
+    for id in 0..3 {
+        pod.ask(&mk_query(id, "a.panics", A)).await;
+        let reply = pod.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (id, SERVFAIL));
+        tcp.ask(&mk_query(id, "a.panics", A)).await;
+        let reply = tcp.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (id, SERVFAIL));
+    }
+    assert_eq!(count(&stage, "panics"), 6);
+    pod.ask(&mk_query(9, "fine.allowed", A)).await;
+    let asked = stage.resolver.next().await;
+    asked.answer(mk_answer(&asked.message, &[a("fine.allowed", 60, 1)])).await;
+    assert_eq!(rcode_of(&pod.reply().await), NOERROR);
+}
+
+#[tokio::test]
+async fn learner_that_panics_has_learned_nothing() {
+    let mut stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    pod.ask(&mk_query(7, "unteachable.allowed", A)).await;
+    let asked = stage.resolver.next().await;
+    asked.answer(mk_answer(&asked.message, &[a("unteachable.allowed", 60, 1)])).await;
+    let reply = pod.reply().await;
+    assert_eq!((id_of(&reply), rcode_of(&reply)), (7, SERVFAIL));
+    assert_eq!(stage.record().await.rcode, Rcode::SERVFAIL);
+    assert_eq!(count(&stage, "panics"), 1);
+    assert_eq!(count(&stage, "lessons-failed"), 1);
+}

@@ -42,6 +42,12 @@ nightly: build ## Holds the three engines against each other over a million rand
 bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)
 
+.PHONY: bench-dns
+bench-dns: setup ## Measures lookups beside a bare forwarder and other name servers, as root (ARGS="--json --rounds 9")
+	@cargo build --release -p namegate
+	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
+	  cargo bench --quiet -p namegate-dns-proxy --bench dns $(as_root) -- $(ARGS)
+
 .PHONY: check
 check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint
 

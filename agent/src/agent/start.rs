@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, StartError, Timeouts};
@@ -101,6 +102,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
         },
         remembered_path: remembered::path(&args.node.run_dir()),
         remembered_is_behind: false,
+        remember_from: Instant::now(),
         events_lost: 0,
         wanted,
         lessons,

@@ -49,6 +49,7 @@ pub(super) struct Agent {
     pub(super) listen: Listen,
     pub(super) remembered_path: PathBuf,
     pub(super) remembered_is_behind: bool,
+    pub(super) remember_from: Instant,
     pub(super) events_lost: u64,
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
     pub(super) lessons: mpsc::Receiver<LessonRequest>,
@@ -256,8 +257,11 @@ impl Agent {
             }
             self.put(effects).await;
         }
-        if self.remembered_is_behind {
+        if self.remembered_is_behind && Instant::now() >= self.remember_from {
+            let began = Instant::now();
             self.remember();
+            // However much there is to write, it takes a fiftieth of a processor at most.
+            self.remember_from = Instant::now() + began.elapsed() * 49;
         }
     }
 

@@ -1,22 +1,25 @@
 //! The least that any forwarder can do: batches in, batches out, an id for each query under way.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 
+use crate::subject::ANY;
+
 const BATCH: usize = 64;
 
 /// Forwards until the process ends.
 pub(crate) fn serve(upstream: SocketAddr) {
-    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    server.connect(upstream).expect("loopback");
+    let client = UdpSocket::bind((ANY, 0)).expect("a free port");
+    let server = UdpSocket::bind((ANY, 0)).expect("a free port");
+    server.connect(upstream).expect("a route");
     println!("{}", client.local_addr().expect("bound"));
     let mut askers: Vec<(u16, Option<SockaddrIn>)> = vec![(0, None); 65_536];
     let mut next = 0u16;
+    let mut buffers = vec![[0u8; 1500]; BATCH];
     loop {
         let mut waiting = [
             PollFd::new(client.as_fd(), PollFlags::POLLIN),
@@ -26,7 +29,7 @@ pub(crate) fn serve(upstream: SocketAddr) {
         let [asks, answers] =
             waiting.map(|socket| socket.revents().is_some_and(|events| !events.is_empty()));
         if answers {
-            relay(&server, &client, |message, _| {
+            relay(&server, &client, &mut buffers, |message, _| {
                 let id = usize::from(u16::from_be_bytes([message[0], message[1]]));
                 let (id, asker) = askers[id];
                 message[..2].copy_from_slice(&id.to_be_bytes());
@@ -34,7 +37,7 @@ pub(crate) fn serve(upstream: SocketAddr) {
             });
         }
         if asks {
-            relay(&client, &server, |message, source| {
+            relay(&client, &server, &mut buffers, |message, source| {
                 next = next.wrapping_add(1);
                 askers[usize::from(next)] = (u16::from_be_bytes([message[0], message[1]]), source);
                 message[..2].copy_from_slice(&next.to_be_bytes());
@@ -48,9 +51,9 @@ pub(crate) fn serve(upstream: SocketAddr) {
 fn relay(
     from: &UdpSocket,
     to: &UdpSocket,
+    buffers: &mut [[u8; 1500]],
     mut map: impl FnMut(&mut [u8], Option<SockaddrIn>) -> Option<SockaddrIn>,
 ) {
-    let mut buffers = [[0u8; 1500]; BATCH];
     let mut received = [(0, None); BATCH];
     let mut count = 0;
     {

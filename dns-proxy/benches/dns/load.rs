@@ -1,15 +1,15 @@
 //! Queries, as many as a server takes or as many a second as told.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
-use crate::subject::until;
+use crate::subject::{ANY, until};
 
 /// What all names end in.
-pub(crate) const SUFFIX: &[u8] = b"\x05bench\x00";
+const SUFFIX: &[u8] = b"\x05bench\x00";
 /// Queries under way at saturation.
 const WINDOW: u32 = 64;
 /// Names that are asked again and again.
@@ -39,16 +39,17 @@ pub(crate) struct Paced {
 }
 
 fn connect(server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    socket.connect(server).expect("loopback");
+    let socket = UdpSocket::bind((ANY, 0)).expect("a free port");
+    socket.connect(server).expect("a route");
     socket
 }
 
-fn write_query(message: &mut Vec<u8>, tag: u32, number: u32) {
+/// A query for a name that `kind`, `tag` and `number` make.
+pub(crate) fn write_query(message: &mut Vec<u8>, kind: u8, tag: u32, number: u32) {
     message.clear();
     message.extend_from_slice(&number.to_be_bytes()[2..]);
-    message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 17]);
-    message.extend_from_slice(format!("n{tag:07x}-{number:08x}").as_bytes());
+    message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 17, kind]);
+    message.extend_from_slice(format!("{tag:07x}-{number:08x}").as_bytes());
     message.extend_from_slice(SUFFIX);
     message.extend_from_slice(&[0, 1, 0, 1]);
 }
@@ -60,10 +61,11 @@ pub(crate) fn answers(server: SocketAddr) -> bool {
     let mut query = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(5);
     for number in 0.. {
-        write_query(&mut query, 0xfff, number);
+        write_query(&mut query, b'n', 0xfff, number);
         // Nobody listens yet.
         let _ = socket.send(&query);
-        if socket.recv(&mut [0; 512]).is_ok() {
+        let mut reply = [0; 512];
+        if socket.recv(&mut reply).is_ok() && reply[3] & 0xf == 0 {
             return true;
         }
         if Instant::now() > deadline {
@@ -88,8 +90,8 @@ pub(crate) fn saturate(server: SocketAddr, tag: u32, queries: u32, names: Names)
         if under_way <= WINDOW / 2 {
             while under_way < WINDOW && outcome.asked < queries {
                 match names {
-                    Names::Unique => write_query(&mut query, tag, outcome.asked),
-                    Names::Few => write_query(&mut query, 0, outcome.asked % FEW),
+                    Names::Unique => write_query(&mut query, b'n', tag, outcome.asked),
+                    Names::Few => write_query(&mut query, b'n', 0, outcome.asked % FEW),
                 }
                 socket.send(&query).expect("the server runs");
                 outcome.asked += 1;
@@ -98,8 +100,8 @@ pub(crate) fn saturate(server: SocketAddr, tag: u32, queries: u32, names: Names)
         }
         match socket.recv(&mut buffer) {
             Ok(_) => {
-                outcome.answered += 1;
-                under_way -= 1;
+                outcome.answered += u32::from(buffer[3] & 0xf == 0);
+                under_way = under_way.saturating_sub(1);
             }
             // Lost: the window starts afresh.
             Err(_) => under_way = 0,
@@ -123,7 +125,7 @@ pub(crate) fn pace(server: SocketAddr, tag: u32, rate: u32, queries: u32) -> Pac
     let mut asked = 0;
     while Instant::now() < end && latencies.len() < queries as usize {
         while asked < queries && Instant::now() >= start + interval * asked {
-            write_query(&mut query, 0x800_0000 | tag, asked);
+            write_query(&mut query, b'n', 0x800_0000 | tag, asked);
             asked_at[asked as usize & 0xffff] = Some(Instant::now());
             socket.send(&query).expect("the server runs");
             asked += 1;
@@ -144,4 +146,30 @@ pub(crate) fn pace(server: SocketAddr, tag: u32, rate: u32, queries: u32) -> Pac
     }
     latencies.sort_unstable();
     Paced { latencies, asked }
+}
+
+/// Asks `rate` queries a second for `time`, whatever becomes of them, and counts the answers.
+pub(crate) fn flood(server: SocketAddr, tag: u32, rate: f64, time: Duration) -> Outcome {
+    let socket = connect(server);
+    socket.set_nonblocking(true).expect("a socket");
+    let start = Instant::now();
+    let mut outcome = Outcome::default();
+    let mut query = Vec::new();
+    let mut buffer = [0; 2048];
+    loop {
+        outcome.took = start.elapsed();
+        if outcome.took >= time {
+            return outcome;
+        }
+        let due = (outcome.took.as_secs_f64() * rate) as u32;
+        while outcome.asked < due {
+            write_query(&mut query, b'f', tag, outcome.asked);
+            // What finds no room on the way is part of the flood.
+            let _ = socket.send(&query);
+            outcome.asked += 1;
+        }
+        while socket.recv(&mut buffer).is_ok_and(|length| length > 12 && buffer[3] & 0xf == 0) {
+            outcome.answered += 1;
+        }
+    }
 }

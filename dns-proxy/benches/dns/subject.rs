@@ -1,39 +1,66 @@
-//! The servers that are measured, each a process.
+//! The servers that are measured, each a process in the node's namespace.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use namegate_dns_proxy::clients::{Client, Clients, EndpointLabel, NameRules};
-use namegate_dns_proxy::learner::{Learned, Learner, Learning, Lesson};
-use namegate_dns_proxy::record::{DecisionLog, DecisionRecord};
-use namegate_dns_proxy::{Config, Proxy, ResolverSlot, Services};
-use namegate_policy::dns::NameDecision;
-use namegate_policy::identity::Identity;
-use namegate_policy::name::DnsName;
-
 use crate::load;
+use crate::town::{GATEWAY, NODE, OUTSIDE, PLAIN_POD, POD, RESOLVER, Town};
 
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Upstream,
+    /// The resolver itself, asked without anybody in between.
+    Direct,
+    /// The bare forwarder.
     Forwarder,
-    Proxy,
-    Dnsmasq,
+    /// The agent: interception, identity, patterns, map writes, audit log.
+    Namegate,
+    /// Unbound as a forwarder.
     Unbound,
+    /// dnsmasq.
+    Dnsmasq,
+    /// dnsmasq that writes addresses into an nftables set.
+    DnsmasqNftset,
+    /// dnsdist with a packet cache.
+    Dnsdist,
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Forwarder,
+        Self::Namegate,
+        Self::Unbound,
+        Self::Dnsmasq,
+        Self::DnsmasqNftset,
+        Self::Dnsdist,
+    ];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Upstream => "upstream",
+            Self::Direct => "direct",
             Self::Forwarder => "forwarder",
-            Self::Proxy => "proxy",
-            Self::Dnsmasq => "dnsmasq",
+            Self::Namegate => "namegate",
             Self::Unbound => "unbound",
+            Self::Dnsmasq => "dnsmasq",
+            Self::DnsmasqNftset => "dnsmasq-nftset",
+            Self::Dnsdist => "dnsdist",
+        }
+    }
+
+    /// The pod that asks it: one is governed by the agent, the other by nobody.
+    pub(crate) fn pod(self) -> &'static str {
+        match self {
+            Self::Namegate => POD,
+            Self::Direct
+            | Self::Forwarder
+            | Self::Unbound
+            | Self::Dnsmasq
+            | Self::DnsmasqNftset
+            | Self::Dnsdist => PLAIN_POD,
         }
     }
 }
@@ -54,13 +81,32 @@ pub(crate) struct Cost {
 
 impl Subject {
     /// Starts a server; `None` where it is not installed or does not answer.
-    pub(crate) fn start(kind: Kind, upstream: Option<SocketAddr>) -> Option<Self> {
+    pub(crate) fn start(kind: Kind, town: &Town) -> Option<Self> {
         let (address, child) = match kind {
-            Kind::Upstream | Kind::Forwarder | Kind::Proxy => own(kind, upstream),
-            Kind::Dnsmasq => dnsmasq(upstream?)?,
-            Kind::Unbound => unbound(upstream?)?,
+            // Its own cost is not measured: a process that waits stands in for it.
+            Kind::Direct => (SocketAddr::from((RESOLVER, 53)), sleeper()?),
+            Kind::Forwarder => own(town, "forwarder", NODE, (RESOLVER, 53).into()),
+            Kind::Namegate => agent(town, "agent", &["--min-ttl", "1s", "--ttl-grace", "1s"])?,
+            Kind::Unbound => unbound(town)?,
+            Kind::Dnsmasq => dnsmasq(town, 5_301, &[])?,
+            Kind::DnsmasqNftset => {
+                town.nftables(
+                    "add table inet bench; add set inet bench learned { type ipv4_addr; }",
+                )?;
+                dnsmasq(town, 5_302, &["--nftset=/bench/4#inet#bench#learned"])?
+            }
+            Kind::Dnsdist => dnsdist(town)?,
         };
         let subject = Self { kind, address, child };
+        town.enter(kind.pod());
+        load::answers(address).then_some(subject)
+    }
+
+    /// An agent that keeps what it learns for an hour, to be filled.
+    pub(crate) fn keeping_agent(town: &Town) -> Option<Self> {
+        let (address, child) = agent(town, "keeping", &["--min-ttl", "1h"])?;
+        let subject = Self { kind: Kind::Namegate, address, child };
+        town.enter(POD);
         load::answers(address).then_some(subject)
     }
 
@@ -70,6 +116,30 @@ impl Subject {
         let load = load();
         let spent = self.processor_time().saturating_sub(before);
         Cost { processor: spent / load.answered.max(1), load }
+    }
+
+    /// Octets of memory that the process has in use, and of its eBPF maps.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let status = self.proc_file("status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes =
+            resident.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        let folder = PathBuf::from(format!("/proc/{}/fdinfo", self.child.id()));
+        let mut maps = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let field = |name: &str| -> Option<u64> {
+                text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            };
+            if let (Some(map), Some(octets)) = (field("map_id:"), field("memlock:")) {
+                maps.insert(map, octets);
+            }
+        }
+        (kibibytes.unwrap_or(0) * 1024, maps.values().sum())
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("it runs")
     }
 
     /// Time on a processor of all threads, from the scheduler's own accounts.
@@ -85,159 +155,128 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
+        // The agent leaves the node as it found it, for the next one to start from nothing.
+        let signal = if self.kind == Kind::Namegate { "-INT" } else { "-KILL" };
         // It may have ended by itself.
-        let _ = self.child.kill();
+        let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }
 }
 
+fn sleeper() -> Option<Child> {
+    Command::new("sleep").arg("infinity").spawn().ok()
+}
+
 /// This program in another role; it prints where it listens.
-fn own(kind: Kind, upstream: Option<SocketAddr>) -> (SocketAddr, Child) {
-    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args(["--serve", kind.name()]).stdout(Stdio::piped());
-    if let Some(upstream) = upstream {
-        command.args(["--upstream", &upstream.to_string()]);
-    }
+pub(crate) fn own(
+    town: &Town,
+    role: &str,
+    namespace: &str,
+    upstream: SocketAddr,
+) -> (SocketAddr, Child) {
+    let mut command =
+        town.command(namespace, std::env::current_exe().expect("this program has a path"));
+    command.args(["--serve", role, "--upstream", &upstream.to_string()]).stdout(Stdio::piped());
     let mut child = command.spawn().expect("this program starts");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped"))
         .read_line(&mut line)
         .expect("it says where it listens");
-    (line.trim().parse().expect("an address"), child)
+    let port = line.trim().parse::<SocketAddr>().expect("an address").port();
+    let ip = if namespace == OUTSIDE { RESOLVER } else { GATEWAY };
+    ((ip, port).into(), child)
 }
 
-fn free_port() -> SocketAddr {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    socket.local_addr().expect("bound")
+/// The agent, over one pod and one policy with a pattern.
+fn agent(town: &Town, name: &str, arguments: &[&str]) -> Option<(SocketAddr, Child)> {
+    let log = town.file(&format!("{name}.log"));
+    let child = town
+        .command(NODE, binary()?)
+        .args(["agent", "--detach-on-exit", "--dns-client-rate", "0"])
+        .args(["--resolver", &RESOLVER.to_string(), "--manifests"])
+        .arg(town.file("manifests"))
+        .arg("--audit-log")
+        .arg(town.file("audit.log"))
+        .arg("--pin-dir")
+        .arg(town.pins())
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).ok()?)
+        .spawn()
+        .ok()?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains("enforcing") {
+        if Instant::now() > deadline {
+            eprintln!("the agent said: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            return None;
+        }
+        std::thread::yield_now();
+    }
+    Some(((RESOLVER, 53).into(), child))
 }
 
-fn dnsmasq(upstream: SocketAddr) -> Option<(SocketAddr, Child)> {
-    let listen = free_port();
-    let child = Command::new("dnsmasq")
+/// `NAMEGATE_BIN`, or the `namegate` of the same build.
+fn binary() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("NAMEGATE_BIN") {
+        return Some(path.into());
+    }
+    let own = std::env::current_exe().ok()?;
+    let folders = own.ancestors().skip(1).take(2);
+    folders.map(|folder: &Path| folder.join("namegate")).find(|path| path.is_file())
+}
+
+fn dnsmasq(town: &Town, port: u16, arguments: &[&str]) -> Option<(SocketAddr, Child)> {
+    let child = town
+        .command(NODE, "dnsmasq")
         .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
-        .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--cache-size=10000"])
-        .args(["--dns-forward-max=10000", "--user=root", "--pid-file="])
-        .arg(format!("--port={}", listen.port()))
-        .arg(format!("--server={}#{}", upstream.ip(), upstream.port()))
+        .args(["--bind-interfaces", "--cache-size=10000", "--dns-forward-max=10000"])
+        .args(["--user=root", "--pid-file="])
+        .arg(format!("--listen-address={GATEWAY}"))
+        .arg(format!("--port={port}"))
+        .arg(format!("--server={RESOLVER}"))
+        .args(arguments)
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    Some((listen, child))
+    Some(((GATEWAY, port).into(), child))
 }
 
-fn unbound(upstream: SocketAddr) -> Option<(SocketAddr, Child)> {
-    let listen = free_port();
-    let path = std::env::temp_dir().join(format!("namegate-bench-unbound-{}.conf", listen.port()));
-    let mut file = std::fs::File::create(&path).expect("a temporary file");
-    write!(
-        file,
-        "server:\n interface: 127.0.0.1\n port: {port}\n do-daemonize: no\n username: \"\"\n \
-         chroot: \"\"\n pidfile: \"\"\n use-syslog: no\n do-not-query-localhost: no\n \
+fn unbound(town: &Town) -> Option<(SocketAddr, Child)> {
+    let port = 5_303;
+    let path = town.file("unbound.conf");
+    let text = format!(
+        "server:\n interface: {GATEWAY}\n port: {port}\n do-daemonize: no\n username: \"\"\n \
+         chroot: \"\"\n pidfile: \"\"\n use-syslog: no\n access-control: 0.0.0.0/0 allow\n \
          module-config: \"iterator\"\n num-threads: 1\n verbosity: 0\n so-rcvbuf: 4m\n\
          remote-control:\n control-enable: no\n\
-         forward-zone:\n name: \".\"\n forward-addr: {ip}@{upstream_port}\n",
-        port = listen.port(),
-        ip = upstream.ip(),
-        upstream_port = upstream.port(),
-    )
-    .expect("a temporary file");
-    let child = Command::new("unbound")
-        .arg("-dp")
-        .arg("-c")
-        .arg(&path)
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    Some((listen, child))
+         forward-zone:\n name: \".\"\n forward-addr: {RESOLVER}\n",
+    );
+    std::fs::write(&path, text).ok()?;
+    let mut command = town.command(NODE, "unbound");
+    let child = command.arg("-dp").arg("-c").arg(&path).stderr(Stdio::null()).spawn().ok()?;
+    Some(((GATEWAY, port).into(), child))
 }
 
-/// Names below one suffix are allowed and open one clause.
-#[derive(Debug)]
-struct Rules;
-
-impl NameRules for Rules {
-    fn decide(&self, name: &DnsName) -> NameDecision {
-        let is_allowed = name.as_wire().ends_with(load::SUFFIX);
-        NameDecision::Allowed {
-            clauses: if is_allowed { vec![1] } else { Vec::new() },
-            origin: None,
-            audit: !is_allowed,
-        }
-    }
-}
-
-struct OnePod(Arc<Client>);
-
-impl Clients for OnePod {
-    fn client(&self, _source: IpAddr) -> Option<Arc<Client>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-/// Remembers addresses in a table of this process: what the kernel's table costs comes on top.
-#[derive(Default)]
-struct Table(Mutex<HashMap<IpAddr, u32>>);
-
-impl Learner for Table {
-    fn learn(&self, lessons: Vec<Lesson>) -> Learning {
-        let mut table = self.0.lock().expect("no learner panics");
-        if table.len() > 100_000 {
-            table.clear();
-        }
-        let kept_for = Some(Duration::from_secs(90));
-        let mut outcomes = Vec::with_capacity(lessons.len());
-        for lesson in lessons {
-            for taught in lesson.addresses {
-                table.insert(taught.address, taught.ttl);
-            }
-            outcomes.push(Ok(Learned { kept_for, withheld: Vec::new() }));
-        }
-        Box::pin(std::future::ready(outcomes))
-    }
-}
-
-/// Counts what it is told.
-#[derive(Default)]
-struct Log(Mutex<u64>);
-
-impl DecisionLog for Log {
-    fn record(&self, record: DecisionRecord) {
-        *self.0.lock().expect("no log panics") += u64::from(record.rcode.0) + 1;
-    }
-}
-
-/// The role of the proxy.
-pub(crate) fn serve_proxy(upstream: SocketAddr) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let client = Client {
-            endpoint: EndpointLabel { namespace: "bench".into(), pod: "load".into() },
-            identity: Identity::FIRST_WORKLOAD,
-            names: Arc::new(Rules),
-        };
-        let slot = ResolverSlot {
-            slot: 0,
-            resolver: upstream,
-            alternatives: Vec::new(),
-            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
-        };
-        let config = Config { resolvers: vec![slot], ..Config::default() };
-        let services = Services {
-            clients: Arc::new(OnePod(Arc::new(client))),
-            learner: Arc::new(Table::default()),
-            log: Arc::new(Log::default()),
-        };
-        let proxy = Proxy::start(config, services).await.expect("the proxy starts");
-        println!("{}", proxy.listening(0).await[0]);
-        std::future::pending::<()>().await;
-    });
+fn dnsdist(town: &Town) -> Option<(SocketAddr, Child)> {
+    let port = 5_304;
+    let path = town.file("dnsdist.conf");
+    let text = format!(
+        "setLocal('{GATEWAY}:{port}')\nsetACL('0.0.0.0/0')\n\
+         newServer({{address='{RESOLVER}', healthCheckMode='up'}})\n\
+         getPool(''):setCache(newPacketCache(20000))\nsetSecurityPollSuffix('')\n",
+    );
+    std::fs::write(&path, text).ok()?;
+    let mut command = town.command(NODE, "dnsdist");
+    command.args(["--supervised", "--disable-syslog", "-C"]).arg(&path);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+    Some(((GATEWAY, port).into(), child))
 }
 
 /// The time from now to `deadline`, zero where it is past.
 pub(crate) fn until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
+
+/// The address that everything binds to.
+pub(crate) const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

@@ -1,13 +1,32 @@
-//! The upstream: every question has one address that no other has.
+//! The resolver beyond the node: every question has one address that no other has, or, where its name
+//! begins with `m`, [`MANY`] addresses for a second. What is sent to an address comes back.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
+
+use crate::subject::ANY;
+use crate::town::RESOLVER;
+
+/// Addresses of an answer that has many.
+pub(crate) const MANY: u32 = 64;
+/// The port that echoes.
+pub(crate) const ECHO: u16 = 443;
 
 /// Answers until the process ends.
 pub(crate) fn serve() {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let echo = UdpSocket::bind((ANY, ECHO)).expect("a free port");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        loop {
+            if let Ok((length, source)) = echo.recv_from(&mut buffer) {
+                // One that finds no room is lost, and counted by who waits for it.
+                let _ = echo.send_to(&buffer[..length], source);
+            }
+        }
+    });
+    let socket = UdpSocket::bind((RESOLVER, 53)).expect("a free port");
     println!("{}", socket.local_addr().expect("bound"));
     let mut buffer = [0; 2048];
-    let mut address = 0x0b00_0000u32;
+    let (mut single, mut many) = (0u32, 0u32);
     loop {
         let Ok((length, source)) = socket.recv_from(&mut buffer) else {
             continue;
@@ -20,11 +39,21 @@ pub(crate) fn serve() {
         if end > length {
             continue;
         }
-        address = address.wrapping_add(1);
         let mut answer = buffer[..end].to_vec();
-        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend_from_slice(&address.to_be_bytes());
+        let has_many = buffer[13] == b'm';
+        let (count, ttl) = if has_many { (MANY, 1u8) } else { (1, 60) };
+        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count as u8, 0, 0, 0, 0]);
+        for _ in 0..count {
+            let address = if has_many {
+                many = many.wrapping_add(1) % 65_536;
+                0x0b80_0000 + many
+            } else {
+                single = single.wrapping_add(1) % 0x0070_0000;
+                0x0b00_0000 + single
+            };
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, ttl, 0, 4]);
+            answer.extend_from_slice(&address.to_be_bytes());
+        }
         if socket.send_to(&answer, source).is_err() {
             continue;
         }

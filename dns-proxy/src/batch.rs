@@ -12,6 +12,9 @@ pub(crate) const BATCH: usize = 64;
 
 /// Room for received datagrams, used again and again. `S` is what is kept of who sent them:
 /// [`SockaddrStorage`], or `()` on connected sockets.
+///
+/// An inbox is for sockets of one address family: there is room for a sender as long as the last one
+/// in the same place, and an IPv6 address behind an IPv4 one would be cut.
 pub(crate) struct Inbox<S> {
     headers: MultiHeaders<S>,
     octets: Box<[u8]>,

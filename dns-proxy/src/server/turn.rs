@@ -39,7 +39,8 @@ pub(super) struct Lines {
     poller: Poller,
     tasks: Handle,
     lines: BTreeMap<u16, Line>,
-    inbox: Inbox<SockaddrStorage>,
+    /// One for IPv4 and one for IPv6.
+    inboxes: [Inbox<SockaddrStorage>; 2],
     queue: FairQueue,
     readable: BTreeSet<u16>,
     done: Vec<Done>,
@@ -49,6 +50,7 @@ pub(super) struct Lines {
 /// One listening address.
 struct Line {
     listener: Arc<UdpSocket>,
+    is_ipv6: bool,
     exchanges: UdpUpstream,
     outbox: Outbox,
     is_stopping: bool,
@@ -70,7 +72,7 @@ impl Lines {
             poller,
             tasks,
             lines: BTreeMap::new(),
-            inbox: Inbox::new(QUERY_MAX),
+            inboxes: [Inbox::new(QUERY_MAX), Inbox::new(QUERY_MAX)],
             queue: FairQueue::default(),
             readable: BTreeSet::new(),
             done: Vec::new(),
@@ -84,6 +86,7 @@ impl Lines {
         }
         let sockets = Sockets::new(self.poller.clone(), number);
         let line = Line {
+            is_ipv6: listener.local_addr().is_ok_and(|address| address.is_ipv6()),
             listener: Arc::new(listener),
             exchanges: UdpUpstream::new(Arc::clone(&self.core), Arc::clone(&slot.servers), sockets),
             outbox: Outbox::default(),
@@ -164,13 +167,14 @@ impl Lines {
         let Some(line) = self.lines.get(&number).filter(|line| !line.is_stopping) else {
             return;
         };
+        let inbox = &mut self.inboxes[usize::from(line.is_ipv6)];
         for _ in 0..RECEIVE {
-            if let Err(error) = self.inbox.receive(&*line.listener) {
+            if let Err(error) = inbox.receive(&*line.listener) {
                 tracing::debug!(%error, "receiving failed");
                 return;
             }
             let mut shed = 0;
-            for (message, source) in self.inbox.datagrams() {
+            for (message, source) in inbox.datagrams() {
                 if let Some(source) = source {
                     shed += u64::from(self.queue.push(number, source, message));
                 }
@@ -178,7 +182,7 @@ impl Lines {
             if shed > 0 {
                 self.core.counters.dropped_client_queue.add(shed);
             }
-            if !self.inbox.is_full() {
+            if !inbox.is_full() {
                 return;
             }
         }

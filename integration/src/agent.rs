@@ -84,6 +84,8 @@ impl Agent {
             .arg(audit.path())
             .arg("--pin-dir")
             .arg(town.lab.pins())
+            .arg("--run-dir")
+            .arg(town.lab.file("run"))
             .args(arguments);
         let process = Daemon::start(&mut command, &town.lab.file("agent.log"))?;
         Ok(Self { process, audit })

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod cilium;
 pub mod cluster;
+pub mod convert;
 pub mod dns;
 pub mod explain;
 mod field;

@@ -24,10 +24,10 @@ pub struct EgressPolicySpec {
     /// The pods of the namespace that the policy is about; empty means all of them.
     pub pod_selector: LabelSelector,
     /// Whether the policy drops or only logs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub mode: Mode,
     /// What becomes of lookups.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dns: DnsSpec,
     /// What is allowed; a rule is peers x ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -44,7 +44,7 @@ pub struct ClusterEgressPolicySpec {
     /// The namespaces whose pods the policy is about; empty means all of them.
     pub namespace_selector: LabelSelector,
     /// The pods in those namespaces; all of them where left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pod_selector: LabelSelector,
     /// The tier; without one the policy adds up with the namespaced ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,10 +53,10 @@ pub struct ClusterEgressPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u16>,
     /// Whether the policy drops or only logs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub mode: Mode,
     /// What becomes of lookups.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dns: DnsSpec,
     /// What is allowed; a rule is peers x ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -64,6 +64,11 @@ pub struct ClusterEgressPolicySpec {
     /// What is refused, before every allow of the same priority.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<EgressRule>,
+}
+
+/// Whether writing the field out says nothing.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Whether a policy drops.
@@ -86,14 +91,14 @@ pub enum Tier {
 }
 
 /// What becomes of lookups.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DnsSpec {
     /// Whether names that no rule allows are refused. Enforce where left out; Observe in a tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<DnsFilter>,
     /// How they are refused.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub refuse_with: RefuseWith,
 }
 
@@ -147,7 +152,7 @@ pub struct EgressPeer {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
     /// Whether `fqdn` opens private addresses under the strict rebinding guard too.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_private: bool,
     /// Pods in these namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -228,7 +233,7 @@ pub enum PortValue {
 }
 
 /// A label selector; all its conditions must hold.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
     /// Labels that must have these values.
@@ -240,7 +245,7 @@ pub struct LabelSelector {
 }
 
 /// One condition on one label.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LabelRequirement {
     /// The label's key.
     pub key: String,

@@ -42,11 +42,11 @@ pub enum Part {
 }
 
 impl Place {
-    pub(super) const fn whole(part: Part) -> Self {
+    pub(crate) const fn whole(part: Part) -> Self {
         Self { rule: None, part }
     }
 
-    pub(super) fn of(label: &Arc<str>, part: Part) -> Self {
+    pub(crate) fn of(label: &Arc<str>, part: Part) -> Self {
         Self { rule: Some(Arc::clone(label)), part }
     }
 

@@ -272,7 +272,7 @@ impl Town {
                     list.iter().any(|(one, range)| *one == protocol && range.contains(port))
                 }
             };
-            has_port && (peers.any || in_cidr || by_name || peers.identities.contains(&identity))
+            has_port && (peers.any || in_cidr || by_name || peers.identities.contains(identity))
         });
         decides.is_some_and(|(clause, _)| clause.action == ClauseAction::Forward)
     }

@@ -2,9 +2,11 @@
 
 mod agent_args;
 mod check;
+mod convert;
 pub(crate) mod crds;
 mod duration;
 mod explain;
+mod located;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use agent_args::{AgentArgs, Guard, NodeArgs};
 pub use check::{CheckArgs, Output};
+pub use convert::ConvertArgs;
 pub use explain::ExplainArgs;
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
@@ -22,7 +25,9 @@ const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any
 const EXAMPLES: &str = "\
 Examples:
   namegate check examples/
-      Parse and validate manifests; nothing is enforced.
+      Say what is wrong with manifests and what looks wrong; nothing is enforced.
+  namegate convert cilium-policies/ > egress-policies.yaml
+      Turn Cilium policies with toFQDNs into EgressPolicies.
   namegate explain --manifests examples/town --from shop/checkout --to data/db --port 5432
       Say what becomes of a flow and why, at both of its ends.
   namegate agent
@@ -36,7 +41,7 @@ Examples:
 
 Exit codes:
   0  done; for `agent`: ended by SIGINT or SIGTERM
-  1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`: errors found;
+  1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`, `convert`: errors found;
      `explain`: invalid manifests, or a flow that could not be judged;
      `uninstall`: something is left behind
   2  wrong usage: an unknown option, a path that does not exist";
@@ -59,10 +64,12 @@ pub struct Cli {
 pub enum Command {
     /// Enforce policies on this node
     Agent(Box<AgentArgs>),
-    /// Parse and validate manifests, and say what is wrong with them
+    /// Say what is wrong with manifests, and what a reviewer would ask about
     Check(CheckArgs),
     /// Say what becomes of a flow, which rule decides, and why the others do not
     Explain(Box<ExplainArgs>),
+    /// Turn Cilium policies with toFQDNs into EgressPolicies
+    Convert(ConvertArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
     Crds,
     /// Say by the exit code whether an agent enforces everything that it read
@@ -104,6 +111,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Crds => crds::run(),
         Command::Ready { ready_file } => is_ready(&ready_file),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),

@@ -250,7 +250,14 @@ impl Reading<'_> {
     }
 
     fn broken(&mut self, document_line: usize, text: &str, error: &YamlError) {
-        let (line, column) = error.place().unwrap_or((document_line, 1));
+        let (line, column) = match error {
+            // What the reading would have ended in.
+            YamlError::TooLarge { limit, .. } => end_of(text, *limit, document_line),
+            YamlError::Encoding { .. }
+            | YamlError::Utf16
+            | YamlError::TooMany { .. }
+            | YamlError::Syntax { .. } => error.place().unwrap_or((document_line, 1)),
+        };
         let broken = position::broken(text, (line + 1).saturating_sub(document_line), column);
         let kept = self.last_good.find(
             broken.kind.as_deref().unwrap_or_default(),
@@ -273,6 +280,14 @@ impl Reading<'_> {
             self.lost += 1;
         }
     }
+}
+
+/// Line and column, counted from one, of the octet at `limit`.
+fn end_of(text: &str, limit: usize, first_line: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..limit).unwrap_or_default();
+    let lines = before.iter().filter(|octet| **octet == b'\n').count();
+    let column = before.iter().rev().take_while(|octet| **octet != b'\n').count();
+    (first_line + lines, column + 1)
 }
 
 /// The path of the field in the document.

@@ -7,6 +7,15 @@ use namegate_policy::limits::{DOCUMENT_OCTETS, DOCUMENTS_PER_FILE, FILE_OCTETS};
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
+/// The deepest nesting.
+const LEVELS_MAX: usize = 64;
+
+/// The most values of a document, those that aliases stand for among them.
+const VALUES_MAX: usize = 200_000;
+
+/// The most anchors, and the most aliases, of a document.
+const ALIASES_MAX: usize = 1_000;
+
 /// One document of a file.
 #[derive(Debug, PartialEq)]
 pub struct Document<'a> {
@@ -172,12 +181,12 @@ fn parse(text: &str, first_line: usize) -> Result<Value, YamlError> {
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_depth: 64,
-            flow_nesting_limit: 64,
+            max_depth: LEVELS_MAX,
+            flow_nesting_limit: LEVELS_MAX,
             max_events: 500_000,
-            max_nodes: 200_000,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
+            max_nodes: VALUES_MAX,
+            max_aliases: ALIASES_MAX,
+            max_anchors: ALIASES_MAX,
             max_documents: 1,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
@@ -189,12 +198,25 @@ fn parse(text: &str, first_line: usize) -> Result<Value, YamlError> {
         let (line, column) =
             error.location().map_or((1, 1), |at| (counted(at.line()), counted(at.column())));
         let message = error.without_snippet().to_string();
-        YamlError::Syntax {
-            line: first_line + line - 1,
-            column,
-            message: message.split_whitespace().collect::<Vec<_>>().join(" "),
-        }
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        YamlError::Syntax { line: first_line + line - 1, column, message: in_words(&message) }
     })
+}
+
+/// What the parser said, without the place, which is told in lines of the file, and in terms of the
+/// text where it speaks of its own bounds.
+fn in_words(message: &str) -> String {
+    let message = message.split(" at line ").next().unwrap_or(message);
+    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
+    if message.contains("Depth {") || message.contains("recursion limit") {
+        format!("more than {LEVELS_MAX} levels of nesting")
+    } else if message.contains("Nodes {") || message.contains("Events {") {
+        format!("more than {VALUES_MAX} values, those that aliases stand for among them")
+    } else if message.contains("Aliases {") || message.contains("Anchors {") {
+        format!("more than {ALIASES_MAX} anchors or aliases")
+    } else {
+        message.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `namegate check`: what is wrong with manifests, and what a reviewer would say about the rest.
 
-mod located;
 mod report;
 mod text;
 
@@ -63,7 +62,7 @@ pub enum Output {
     Github,
 }
 
-fn domain(text: &str) -> Result<DnsName, String> {
+pub(super) fn domain(text: &str) -> Result<DnsName, String> {
     DnsName::parse(text).map_err(|error| error.to_string())
 }
 

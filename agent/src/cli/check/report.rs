@@ -1,15 +1,16 @@
 //! Everything that is to be told, in one shape for people and for programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 
 use ipnet::IpNet;
 use namegate_policy::name::DnsName;
-use namegate_policy::review;
+use namegate_policy::review::{self, Finding, Review};
+use namegate_policy::rule::PolicyRef;
 use serde::Serialize;
 
-use super::located;
+use crate::cli::located::{Located, each_policy};
 use crate::source::{Directory, Problem, ProblemKind, plain};
 
 /// How much something matters.
@@ -61,7 +62,7 @@ impl fmt::Display for Severity {
 impl Report {
     pub(super) fn of(directory: &Directory, pod_ranges: &[IpNet], domain: &DnsName) -> Self {
         let mut problems: Vec<Told> = directory.problems().map(told).collect();
-        problems.extend(located::review(directory, pod_ranges, domain).into_iter().map(said));
+        problems.extend(review(directory, pod_ranges, domain).into_iter().map(said));
         problems.sort();
         let mut report = Self {
             files: directory.file_count(),
@@ -169,8 +170,27 @@ fn told(problem: &Problem) -> Told {
     }
 }
 
-fn said(located: located::Located) -> Told {
-    let located::Located { finding, file, line, field } = located;
+fn review(directory: &Directory, pod_ranges: &[IpNet], domain: &DnsName) -> Vec<Located<Finding>> {
+    let objects = directory.objects().map(AsRef::as_ref);
+    let mut waiting: HashMap<PolicyRef, Vec<Finding>> = HashMap::new();
+    for finding in Review::new(objects, pod_ranges, domain.clone()).findings() {
+        waiting.entry(finding.policy.clone()).or_default().push(finding);
+    }
+    each_policy(directory, |policy, is_in_force, value| {
+        let mut findings = review::written(policy, value);
+        if is_in_force {
+            findings.extend(waiting.remove(&policy.reference).unwrap_or_default());
+        }
+        let located = findings.into_iter().map(|finding| {
+            let field = finding.place.path_in(value);
+            (finding, field)
+        });
+        located.collect()
+    })
+}
+
+fn said(located: Located<Finding>) -> Told {
+    let Located { said: finding, file, line, field } = located;
     Told {
         file: plain(&file.display().to_string()),
         line: Some(line),

@@ -170,11 +170,12 @@ pub fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
 /// The search list of a resolver configuration, which pods inherit behind the cluster's suffixes: that
 /// of its last `search` or `domain` line (resolv.conf(5)).
 pub fn search_domains(resolv_conf: &str) -> Vec<DnsName> {
-    let lists = resolv_conf.lines().filter_map(|line| {
+    let mut lists = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         matches!(words.next(), Some("search" | "domain")).then_some(words)
     });
-    let names = lists.last().into_iter().flatten().filter_map(|text| DnsName::parse(text).ok());
+    let names =
+        lists.next_back().into_iter().flatten().filter_map(|text| DnsName::parse(text).ok());
     // Every name is below the root: a list with it would make each refusal a miss.
     names.filter(|name| name.labels().next().is_some()).collect()
 }

@@ -66,6 +66,9 @@ fn bomb() -> String {
     text
 }
 
+/// A file's name and octets; the line, object, field and words that its problem is told with.
+type Case<'a> = (&'a str, Vec<u8>, Option<u64>, Option<&'a str>, Option<&'a str>, &'a str);
+
 #[test]
 fn bad_input_is_told_with_file_line_object_and_field_and_takes_nothing_else_with_it() {
     let long = format!("  egress:\n  - name: {}\n", "x".repeat(10 << 20));
@@ -76,7 +79,7 @@ fn bad_input_is_told_with_file_line_object_and_field_and_takes_nothing_else_with
         .replacen("good", "one", 1);
     let mut latin = policy("latin", "  egress:\n  - name: m").into_bytes();
     latin.extend(b"\xfcnchen\n");
-    let cases: Vec<(&str, Vec<u8>, Option<u64>, Option<&str>, Option<&str>, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (
             "bomb",
             policy("bomb", &bomb()).into(),

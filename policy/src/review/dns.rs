@@ -76,6 +76,9 @@ fn derived(review: &Review<'_>, report: &mut Report<'_>) {
 fn told(pod: &WorkloadLabels) -> String {
     let labels: Vec<String> =
         pod.pod_labels.iter().take(3).map(|(key, value)| format!("{key}={value}")).collect();
+    if labels.is_empty() {
+        return format!("pods of {} without labels", pod.namespace);
+    }
     format!("pods of {} with {}", pod.namespace, labels.join(","))
 }
 

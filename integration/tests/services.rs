@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use namegate_integration::addresses::{CHECKOUT, NODE, ROUTER, WEB};
-use namegate_integration::capture::Capture;
+use namegate_integration::capture::{Capture, sent_by};
 use namegate_integration::manifests::Manifests;
 use namegate_integration::node::UPLINK;
 use namegate_integration::patience::wait_until;
@@ -181,10 +181,7 @@ fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
     }
     let left = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
     let checkouts = [CHECKOUT.v4.to_string(), CHECKOUT.v6.to_string()];
-    let leaked: Vec<&String> = left
-        .iter()
-        .filter(|line| checkouts.iter().any(|from| line.contains(from.as_str())))
-        .collect();
+    let leaked = sent_by(&left, &checkouts.each_ref().map(String::as_str));
     ensure!(leaked.is_empty(), "sent to the far backend: {leaked:#?}");
     Ok(())
 }

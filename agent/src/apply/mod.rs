@@ -2,9 +2,9 @@
 //!
 //! A table is written whole under a number of its own before any endpoint names it; one write of the
 //! endpoint's row swaps; the old table goes last. Where only identities came to or went from the peers
-//! of clauses, their rows are changed in the table in force, those that come before their addresses
-//! are known, those that go after these are forgotten, and then flows are judged again. What cannot be written is reported, leaves what was
-//! in force in force, and is tried again.
+//! of clauses, their rows are changed in the table in force: those that come before their addresses
+//! are known, those that go after these are forgotten, and then flows are judged again. What cannot be
+//! written is reported, leaves what was in force in force, and is tried again.
 
 mod datapath;
 mod in_place;

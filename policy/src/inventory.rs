@@ -447,6 +447,7 @@ mod tests {
     fn mk_pod(name: &str, address: &str) -> Pod {
         Pod {
             reference: PodRef { namespace: "shop".into(), name: name.into() },
+            uid: None,
             labels: Arc::new(Labels::from([("app".into(), name.into())])),
             annotations: BTreeMap::new(),
             service_account: "default".into(),

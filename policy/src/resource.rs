@@ -56,6 +56,8 @@ impl Namespace {
 pub struct Pod {
     /// Its namespace and name.
     pub reference: PodRef,
+    /// What tells it from others that had its name before; `None` outside a cluster.
+    pub uid: Option<Arc<str>>,
     /// Its labels.
     pub labels: Arc<Labels>,
     /// Its annotations.

@@ -35,6 +35,7 @@ impl World {
         let named = ports.iter().map(|(name, port)| ((Arc::from(*name), Protocol::Tcp), *port));
         self.inventory.upsert_pod(Pod {
             reference: mk_pod_ref(name),
+            uid: None,
             labels: Arc::new(Labels::from([("app".into(), name.into())])),
             annotations: BTreeMap::new(),
             service_account: "default".into(),

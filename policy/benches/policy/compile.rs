@@ -184,6 +184,7 @@ fn mk_pod(reference: PodRef, labels: &[(&str, String)], number: u32) -> Pod {
     let pairs = labels.iter().map(|(key, value)| ((*key).into(), value.as_str().into()));
     Pod {
         reference,
+        uid: None,
         labels: Arc::new(pairs.collect::<Labels>()),
         annotations: BTreeMap::new(),
         service_account: "default".into(),

@@ -41,6 +41,7 @@ pub fn pod(written: &core::Pod) -> Result<Pod, FieldError> {
     let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
     Ok(Pod {
         reference,
+        uid: metadata.uid.as_deref().map(Arc::from),
         labels: Arc::new(labels_of(metadata)),
         annotations: shared(metadata.annotations.as_ref()),
         service_account: account.unwrap_or("default").into(),

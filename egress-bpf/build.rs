@@ -120,6 +120,8 @@ impl Toolchain {
             .env_remove("RUSTC_WORKSPACE_WRAPPER")
             .env_remove("RUSTC_WRAPPER")
             .env_remove("CARGO_BUILD_TARGET")
+            // Unified with those of the workspace, the kernel's features would bring `std`.
+            .env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION")
             .stdin(Stdio::null());
         let output =
             command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;

@@ -52,7 +52,7 @@ pub async fn follow(mut events: Events, registry: Arc<Registry>, log: AuditLog) 
 
 fn flow_record(event: &FlowEvent, registry: &Registry) -> FlowRecord {
     let known = registry.endpoint(event.ifindex);
-    let identity = event.identity.or(known.as_ref().map(|(_, identity)| *identity));
+    let identity = event.identity.or(known.as_ref().and_then(|(_, identity)| *identity));
     let pod = known.map(|(pod, _)| pod);
     let endpoint = EndpointLabel {
         namespace: pod.as_ref().map(|pod| Arc::clone(&pod.namespace)),

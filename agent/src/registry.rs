@@ -14,7 +14,7 @@ use namegate_policy::resource::PodRef;
 use namegate_policy::rule::Origin;
 use namegate_policy::table::{Clause, PolicyTable};
 
-use crate::state::{Effects, State};
+use crate::state::{Effects, EndpointEffect, State};
 
 /// Who is behind the clauses of a table, by direction.
 #[derive(Debug)]
@@ -27,15 +27,16 @@ pub struct Origins {
 #[derive(Debug, Default)]
 pub struct Registry {
     clients: DashMap<IpAddr, Arc<Client>>,
-    endpoints: DashMap<u32, (PodRef, Identity)>,
+    endpoints: DashMap<u32, (PodRef, Option<Identity>)>,
     pods: DashMap<IpAddr, PodRef>,
     names: DashMap<Place, Arc<[Arc<str>]>>,
     tables: DashMap<u32, Arc<Origins>>,
 }
 
 impl Registry {
-    /// The pod behind an interface, and its identity.
-    pub fn endpoint(&self, ifindex: u32) -> Option<(PodRef, Identity)> {
+    /// The pod behind an interface, and its identity; none where the pod is gone and the interface is
+    /// closed.
+    pub fn endpoint(&self, ifindex: u32) -> Option<(PodRef, Option<Identity>)> {
         self.endpoints.get(&ifindex).map(|entry| entry.value().clone())
     }
 
@@ -85,12 +86,16 @@ impl Registry {
                 None => self.pods.remove(address).map(|(_, pod)| pod),
             };
         }
-        for (ifindex, spec) in &effects.endpoints {
-            match spec {
-                Some(spec) => {
-                    self.endpoints.insert(*ifindex, (spec.pod.clone(), spec.identity));
+        for (ifindex, effect) in &effects.endpoints {
+            match effect {
+                EndpointEffect::Enforce(spec) => {
+                    self.endpoints.insert(*ifindex, (spec.pod.clone(), Some(spec.identity)));
                 }
-                None => {
+                // Whose packets are dropped stays worth knowing.
+                EndpointEffect::Close => {
+                    self.endpoints.alter(ifindex, |_, (pod, _)| (pod, None));
+                }
+                EndpointEffect::Release => {
                     self.endpoints.remove(ifindex);
                 }
             }

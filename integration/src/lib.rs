@@ -19,6 +19,7 @@ pub mod capture;
 pub mod cluster;
 pub mod demo;
 pub mod dns;
+pub mod flood;
 pub mod lab;
 pub mod manifests;
 pub mod namespace;

@@ -8,7 +8,9 @@ use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, OUTPOS
 use namegate_integration::agent::{self, Agent};
 use namegate_integration::apiserver::StreamedLists;
 use namegate_integration::cluster::{Cluster, OUTPOST_NODE, TOWN_NODE, mk_pod};
+use namegate_integration::flood::{Flood, Sink};
 use namegate_integration::patience::wait_until;
+use namegate_integration::pod::echo;
 use serde_json::{Value, json};
 
 /// How long a change may take to be in force.
@@ -114,6 +116,68 @@ fn pods_come_go_and_hand_their_address_on() -> Result<()> {
     cluster.api.put(cluster.twin())?;
     wait_until("the twin to be back without a policy", SOON, || Ok(twin.try_tcp(evil)?.is_ok()))?;
     agent.check()
+}
+
+/// The object of a pod that is deleted by force goes at once; what runs in it may run on.
+#[test]
+fn a_pod_deleted_by_force_sends_nothing_while_it_runs_on() -> Result<()> {
+    let test = "a_pod_deleted_by_force_sends_nothing_while_it_runs_on";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let (web, twin) = (&cluster.outpost.web, &cluster.outpost.twin);
+    let (echo_server, evil) = (SocketAddr::from((ECHO.v4, ECHO_PORT)), (EVIL.v4, 9_999).into());
+    let mut sink = Sink::open(&cluster.town.internet, evil)?;
+    let flood = Flood::start(&web.namespace, evil, 2_000)?;
+    wait_until("the sink to hear a pod that nothing governs", SOON, || Ok(sink.received()? > 100))?;
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let mut agent = cluster.start_outpost()?;
+    let mut live = web.connect(echo_server)??;
+    echo(&mut live)?;
+
+    let before = sink.received()?;
+    cluster.api.delete("Pod", "shop", "far-web")?;
+    let is_closed = || Ok(web.try_tcp(echo_server)?.is_err());
+    wait_until("what the object's policy opened to be closed", SOON, is_closed)?;
+    assert!(echo(&mut live).is_err(), "the live flow as well");
+    agent.expect_log("Pod shop/far-web: the object is gone")?;
+
+    // Neither without an agent nor with the next one.
+    agent.kill()?;
+    assert!(web.try_tcp(echo_server)?.is_err());
+    agent = cluster.start_outpost()?;
+    assert!(web.try_tcp(echo_server)?.is_err());
+
+    // Another pod of its name, elsewhere on the node, is itself alone.
+    cluster.api.delete("Pod", "shop", "twin")?;
+    let address = OUTPOST_TWIN.v4.to_string();
+    cluster.api.put(mk_pod("far-web", "web", OUTPOST_NODE, &address))?;
+    wait_until("the second pod of the name to be under the policy", SOON, || {
+        Ok(twin.try_tcp(echo_server)?.is_ok() && twin.try_tcp((EVIL.v4, 443).into())?.is_err())
+    })?;
+    assert!(web.try_tcp(echo_server)?.is_err());
+    let sent = flood.sent();
+    wait_until("the flood to go on", SOON, || Ok(flood.sent() > sent + 100))?;
+    assert_eq!(sink.received()?, before, "of {} datagrams since the first agent", flood.sent());
+
+    // What was kept goes with the interface.
+    let node = &cluster.outpost.node;
+    let links = links_of(&cluster, OUTPOST_NODE)?;
+    assert_eq!(links.len(), 4, "two programs for each of two interfaces: {links:?}");
+    node.ip(&[&format!("link del {}", web.interface)])?;
+    wait_until("the programs of the interface to be let go", SOON, || {
+        Ok(links_of(&cluster, OUTPOST_NODE)?.len() == 2)
+    })?;
+    agent.check()
+}
+
+/// The names of the links that the agent of a node has pinned.
+fn links_of(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
+    let mut links = Vec::new();
+    for version in std::fs::read_dir(cluster.town.lab.pins().join(node))? {
+        for link in std::fs::read_dir(version?.path().join("links"))? {
+            links.push(link?.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(links)
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
 
     let inherited: BTreeMap<u32, EndpointRow> =
         datapath.endpoints().iter().map(|(index, entry)| (*index, entry.into())).collect();
+    let mut enforced = datapath.attached().context("cannot list the enforced interfaces")?;
+    enforced.extend(inherited.keys());
     let tables: BTreeSet<u32> = datapath.tables().collect();
     let agent_is_first = inherited.is_empty();
     if datapath.is_taken_over() {
@@ -137,6 +139,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
         tracing::warn!("endpoints of an earlier agent that no object names stay as they were");
         Unknown::Stay
     } else {
+        effects.absorb(agent.state.inherit(&enforced));
         Unknown::Go
     };
     agent.apply_first(effects, unknown).await?;

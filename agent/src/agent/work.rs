@@ -26,7 +26,7 @@ use crate::dns::{self, LessonRequest};
 use crate::endpoints::{Town, Wanted};
 use crate::registry::Registry;
 use crate::source::{Changes, Problem};
-use crate::state::{Answer, Effects, Event, State};
+use crate::state::{Answer, Effects, EndpointEffect, Event, State};
 use crate::{clock, remembered, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
@@ -128,7 +128,7 @@ impl Agent {
                 return Err(error).context("the DNS proxy cannot listen");
             }
         }
-        let endpoints = effects.endpoints.values().flatten().count();
+        let endpoints = effects.endpoints.values().filter_map(EndpointEffect::spec).count();
         let outcome = self.apply.apply(effects);
         let enforced = outcome.swaps;
         self.note(outcome);

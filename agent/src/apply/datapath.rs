@@ -37,6 +37,10 @@ impl Kernel for Datapath {
         Self::remove_endpoint(self, ifindex)
     }
 
+    fn close(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        Self::close(self, ifindex)
+    }
+
     fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         Self::attach(self, ifindex)
     }

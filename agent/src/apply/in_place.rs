@@ -10,6 +10,7 @@ use namegate_policy::identity::Identity;
 use namegate_policy::table::PolicyTable;
 
 use super::{Apply, Kernel, NameRules, Outcome, Rejudge, TableEffect};
+use crate::state::EndpointEffect;
 
 /// What is left to do when the addresses of identities are written.
 #[derive(Debug, Default)]
@@ -83,7 +84,8 @@ impl<K: Kernel> Apply<K> {
             next += 1;
             if let Err(error) = self.kernel.set_endpoint(row) {
                 outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
-                self.retry.endpoints.insert(*ifindex, Some(spec.clone()));
+                let again = EndpointEffect::Enforce(spec.clone());
+                self.retry.endpoints.insert(*ifindex, again);
             }
         }
         self.next_generation = next;

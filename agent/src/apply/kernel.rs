@@ -55,6 +55,10 @@ pub trait Kernel {
     /// Removes an endpoint's row.
     fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), Self::Error>;
 
+    /// Removes an endpoint's row and keeps, or puts, the programs on its interface, so that nothing
+    /// passes; an interface that is gone is no error.
+    fn close(&mut self, ifindex: u32) -> Result<(), Self::Error>;
+
     /// Puts the programs on an interface.
     fn attach(&mut self, ifindex: u32) -> Result<(), Self::Error>;
 

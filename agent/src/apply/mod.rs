@@ -27,7 +27,7 @@ pub use kernel::{EndpointRow, Kernel};
 
 use in_place::Later;
 
-use crate::state::{Effects, EndpointSpec, NameRules, TableEffect};
+use crate::state::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 
 /// What is in force in the kernel, as this agent wrote it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ struct InForce {
 #[derive(Debug, Default)]
 struct Retry {
     identities: BTreeSet<Identity>,
-    endpoints: BTreeMap<u32, Option<EndpointSpec>>,
+    endpoints: BTreeMap<u32, EndpointEffect>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
     services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
@@ -184,10 +184,11 @@ impl<K: Kernel> Apply<K> {
         self.write_services(effects.services, &mut outcome);
         self.tell_complete(&mut outcome);
         self.remove_gone(&mut later, &mut outcome);
-        for (ifindex, spec) in effects.endpoints {
-            match spec {
-                Some(spec) => self.put_endpoint(ifindex, spec, &mut outcome),
-                None => self.drop_endpoint(ifindex, &mut outcome),
+        for (ifindex, effect) in effects.endpoints {
+            match effect {
+                EndpointEffect::Enforce(spec) => self.put_endpoint(ifindex, spec, &mut outcome),
+                EndpointEffect::Close => self.close_endpoint(ifindex, &mut outcome),
+                EndpointEffect::Release => self.drop_endpoint(ifindex, &mut outcome),
             }
         }
         self.swap_tables(&mut outcome);
@@ -352,10 +353,18 @@ impl<K: Kernel> Apply<K> {
         let Some(in_force) = self.identities.get(&spec.identity) else {
             // Its table could not be written: tried again with it, and closed until then.
             outcome.failures.push(format!("Pod {}: its policy is not in place", spec.pod));
-            if let Err(error) = self.kernel.attach(ifindex) {
+            let is_its_own = match (self.endpoints.get(&ifindex), self.inherited.get(&ifindex)) {
+                (Some((known, _)), _) => known.pod == spec.pod,
+                (None, Some(row)) => row.addresses == spec.addresses,
+                (None, None) => false,
+            };
+            // What was in force for the pod stays; what was for another is not for this one.
+            let kept =
+                if is_its_own { self.kernel.attach(ifindex) } else { self.kernel.close(ifindex) };
+            if let Err(error) = kept {
                 outcome.fail(&format!("interface {}", spec.interface), &error);
             }
-            self.retry.endpoints.insert(ifindex, Some(spec));
+            self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
             return;
         };
         let (table, is_dns_governed) = (in_force.table, in_force.policy.names.is_governed());
@@ -390,7 +399,7 @@ impl<K: Kernel> Apply<K> {
             }
             Err(error) => {
                 outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
-                self.retry.endpoints.insert(ifindex, Some(spec));
+                self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
             }
         }
     }
@@ -398,11 +407,25 @@ impl<K: Kernel> Apply<K> {
     fn drop_endpoint(&mut self, ifindex: u32, outcome: &mut Outcome) {
         let written =
             self.kernel.detach(ifindex).and_then(|()| self.kernel.remove_endpoint(ifindex));
-        self.endpoints.remove(&ifindex);
+        self.forget_endpoint(ifindex);
         if let Err(error) = written {
             outcome.fail(&format!("interface {ifindex}"), &error);
-            self.retry.endpoints.insert(ifindex, None);
+            self.retry.endpoints.insert(ifindex, EndpointEffect::Release);
         }
+    }
+
+    fn close_endpoint(&mut self, ifindex: u32, outcome: &mut Outcome) {
+        let written = self.kernel.close(ifindex);
+        self.forget_endpoint(ifindex);
+        if let Err(error) = written {
+            outcome.fail(&format!("interface {ifindex}, whose pod is gone"), &error);
+            self.retry.endpoints.insert(ifindex, EndpointEffect::Close);
+        }
+    }
+
+    fn forget_endpoint(&mut self, ifindex: u32) {
+        self.endpoints.remove(&ifindex);
+        self.inherited.remove(&ifindex);
     }
 
     /// Switches every endpoint whose identity has another table.

@@ -93,6 +93,13 @@ impl Kernel for Memory {
         Ok(())
     }
 
+    fn close(&mut self, ifindex: u32) -> Result<(), NoRoom> {
+        self.call(format!("close {ifindex}"))?;
+        self.endpoints.remove(&ifindex);
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+
     fn attach(&mut self, ifindex: u32) -> Result<(), NoRoom> {
         self.call(format!("attach {ifindex}"))?;
         self.attached.insert(ifindex);
@@ -191,7 +198,7 @@ fn mk_effects(table: TableEffect) -> Effects {
 fn mk_first() -> Effects {
     Effects {
         ipcache: BTreeMap::from([(ip("10.244.1.5"), Some(identity()))]),
-        endpoints: BTreeMap::from([(LINK, Some(mk_spec("a")))]),
+        endpoints: BTreeMap::from([(LINK, EndpointEffect::Enforce(mk_spec("a")))]),
         resolvers: Some(BTreeMap::from([(0, ip("10.96.0.10"))])),
         ..mk_effects(mk_table(&[]))
     }
@@ -242,7 +249,7 @@ fn another_pod_on_the_interface_inherits_no_flow() {
     let mut apply = mk_apply();
     apply.apply(mk_first());
     let before = apply.kernel().endpoints[&LINK].epoch;
-    let endpoints = BTreeMap::from([(LINK, Some(mk_spec("b")))]);
+    let endpoints = BTreeMap::from([(LINK, EndpointEffect::Enforce(mk_spec("b")))]);
     apply.apply(Effects { endpoints, ..Effects::default() });
     assert_ne!(apply.kernel().endpoints[&LINK].epoch, before);
 }
@@ -306,7 +313,7 @@ fn an_identity_without_endpoints_leaves_nothing() {
     let names = BTreeMap::from([((identity(), ip("203.0.113.1")), Some(mk_rules(9, &[1])))]);
     apply.apply(Effects { names, ..Effects::default() });
     apply.apply(Effects {
-        endpoints: BTreeMap::from([(LINK, None)]),
+        endpoints: BTreeMap::from([(LINK, EndpointEffect::Release)]),
         retired: BTreeSet::from([identity()]),
         ipcache: BTreeMap::from([(ip("10.244.1.5"), None)]),
         ..Effects::default()
@@ -411,6 +418,67 @@ fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
     let kernel = second.into_kernel();
     assert_eq!(kernel.endpoints, rows);
     assert!(kernel.attached.contains(&LINK));
+}
+
+/// A pod that is deleted by force leaves processes behind, which may send as long as they run.
+#[test]
+fn a_closed_interface_keeps_its_programs_and_loses_its_row_and_table() {
+    for failing in [false, true] {
+        let mut apply = mk_apply();
+        apply.apply(mk_first());
+        let calls = apply.kernel().calls;
+        apply.kernel().failing.extend(failing.then_some(calls + 1));
+        let outcome = apply.apply(Effects {
+            endpoints: BTreeMap::from([(LINK, EndpointEffect::Close)]),
+            ..Effects::default()
+        });
+        assert_eq!(outcome.failures.len(), usize::from(failing), "{:?}", outcome.failures);
+        assert_eq!(apply.needs_retry(), failing);
+        apply.apply(Effects {
+            retired: BTreeSet::from([identity()]),
+            ipcache: BTreeMap::from([(ip("10.244.1.5"), None)]),
+            ..Effects::default()
+        });
+        assert!(!apply.needs_retry());
+        let kernel = apply.kernel();
+        assert!(kernel.endpoints.is_empty() && kernel.tables.is_empty());
+        assert_eq!(kernel.attached, BTreeSet::from([LINK]));
+        assert!(!kernel.log.contains(&format!("detach {LINK}")), "{:?}", kernel.log);
+
+        let endpoints = BTreeMap::from([(LINK, EndpointEffect::Release)]);
+        apply.apply(Effects { endpoints, ..Effects::default() });
+        assert!(apply.into_kernel().attached.is_empty(), "gone with its interface");
+    }
+}
+
+#[test]
+fn a_pod_whose_policy_is_not_in_place_is_not_under_the_policy_of_the_last() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let mut spec = mk_spec("b");
+    spec.identity = Identity::new(identity().number() + 1).unwrap();
+    let endpoints = BTreeMap::from([(LINK, EndpointEffect::Enforce(spec))]);
+    apply.apply(Effects { endpoints, ..Effects::default() });
+    assert!(apply.needs_retry());
+    let kernel = apply.into_kernel();
+    assert!(kernel.endpoints.is_empty(), "closed until its own is");
+    assert_eq!(kernel.attached, BTreeSet::from([LINK]));
+}
+
+#[test]
+fn a_take_over_closes_what_is_closed() {
+    let mut first = mk_apply();
+    first.apply(mk_first());
+    let mut kernel = first.into_kernel();
+    kernel.attached.insert(99);
+    let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
+    let mut second = Apply::new(kernel, rows, tables, 1);
+    let endpoints = [LINK, 99].map(|ifindex| (ifindex, EndpointEffect::Close));
+    second.apply(Effects { endpoints: endpoints.into(), ..Effects::default() });
+    second.finish_take_over(Unknown::Go);
+    let kernel = second.into_kernel();
+    assert!(kernel.endpoints.is_empty() && kernel.tables.is_empty());
+    assert_eq!(kernel.attached, BTreeSet::from([LINK, 99]));
 }
 
 /// A table with one clause for these identities, of the shape and names of `like`.

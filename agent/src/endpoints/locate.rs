@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::netlink::{self, Link, Links, NetlinkError};
 use super::search::Look;
@@ -14,8 +15,12 @@ pub enum Attachment {
     Namespace(PathBuf),
     /// `namegate.dev/interface`: the name of its host-side interface.
     Interface(String),
-    /// It does not: the interface is searched for by the pod's addresses.
-    Addresses,
+    /// It does not: the interface is searched for by the pod's addresses, and anew for another pod of
+    /// the same name.
+    Addresses {
+        /// What tells it from those.
+        uid: Option<Arc<str>>,
+    },
 }
 
 /// The host-side interface of a pod.
@@ -92,7 +97,7 @@ pub async fn locate(
     look: &mut Look<'_>,
 ) -> Result<Interface, LocateError> {
     match attachment {
-        Attachment::Addresses => look.find(addresses).await,
+        Attachment::Addresses { .. } => look.find(addresses).await,
         Attachment::Interface(name) => host
             .values()
             .find(|link| link.name == *name)
@@ -204,8 +209,8 @@ mod tests {
 
     async fn locate_at(path: &str) -> LocateError {
         let attachment = Attachment::Namespace(path.into());
-        let (search, host) = (Search::new().unwrap(), Links::new());
-        let mut look = search.look(&host, BTreeSet::new());
+        let (search, host, former) = (Search::new().unwrap(), Links::new(), BTreeSet::new());
+        let mut look = search.look(&host, BTreeSet::new(), &former);
         locate(&attachment, &BTreeSet::new(), &host, &mut look).await.unwrap_err()
     }
 

@@ -35,9 +35,15 @@ impl Search {
         Ok(Self { handle })
     }
 
-    /// Begins a look at the node with these interfaces, of which `taken` belong to pods already.
-    pub fn look<'a>(&'a self, host: &'a Links, taken: BTreeSet<u32>) -> Look<'a> {
-        Look { search: self, host, taken, behind: None }
+    /// Begins a look at the node with these interfaces, of which `taken` belong to pods already and
+    /// `former` to pods that are gone.
+    pub fn look<'a>(
+        &'a self,
+        host: &'a Links,
+        taken: BTreeSet<u32>,
+        former: &'a BTreeSet<u32>,
+    ) -> Look<'a> {
+        Look { search: self, host, taken, former, behind: None }
     }
 
     /// The interfaces in the namespaces behind those of `host` that are in nobody's hands.
@@ -83,6 +89,7 @@ pub struct Look<'a> {
     search: &'a Search,
     host: &'a Links,
     taken: BTreeSet<u32>,
+    former: &'a BTreeSet<u32>,
     /// Read when the first pod is searched for.
     behind: Option<Vec<Links>>,
 }
@@ -106,6 +113,10 @@ impl Look<'_> {
             if candidates.iter().any(|interface| routed.contains(&interface.index)) {
                 candidates.retain(|interface| routed.contains(&interface.index));
             }
+        }
+        // What runs on behind the interface of a pod that is gone carries its address still.
+        if candidates.iter().any(|interface| !self.former.contains(&interface.index)) {
+            candidates.retain(|interface| !self.former.contains(&interface.index));
         }
         let addresses = || addresses.clone();
         match candidates.pop() {

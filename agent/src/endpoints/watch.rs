@@ -52,6 +52,8 @@ pub struct Watcher {
     search: Search,
     events: mpsc::Receiver<()>,
     known: BTreeMap<PodKey, Found>,
+    /// Interfaces of pods that are gone or were replaced, while they are there.
+    former: BTreeSet<u32>,
 }
 
 /// What was found, and what it was found from: while neither changes the namespace is not entered.
@@ -83,7 +85,13 @@ impl Watcher {
                 }
             }
         });
-        Ok(Self { handle, search: Search::new()?, events, known: BTreeMap::new() })
+        Ok(Self {
+            handle,
+            search: Search::new()?,
+            events,
+            known: BTreeMap::new(),
+            former: BTreeSet::new(),
+        })
     }
 
     /// The handle to the node's namespace.
@@ -94,7 +102,9 @@ impl Watcher {
     /// Looks at the node as it is.
     pub async fn look(&mut self, wanted: &Wanted) -> Result<Town, NetlinkError> {
         let links = netlink::list(&self.handle).await?;
-        self.known.retain(|pod, _| wanted.contains_key(pod));
+        for (_, gone) in self.known.extract_if(.., |pod, _| !wanted.contains_key(pod)) {
+            self.former.insert(gone.interface.index);
+        }
         let mut pods = BTreeMap::new();
         let mut missing = Vec::new();
         for (pod, (attachment, addresses)) in wanted {
@@ -102,15 +112,19 @@ impl Watcher {
                 Some(interface) => {
                     pods.insert(pod.clone(), Ok(interface));
                 }
-                None => missing.push((pod, attachment, addresses)),
+                None => {
+                    let before = self.known.remove(pod);
+                    self.former.extend(before.map(|before| before.interface.index));
+                    missing.push((pod, attachment, addresses));
+                }
             }
         }
+        self.former.retain(|index| links.contains_key(index));
         let taken = pods.values().flatten().map(|interface: &Interface| interface.index).collect();
-        let mut look = self.search.look(&links, taken);
+        let mut look = self.search.look(&links, taken, &self.former);
         for (pod, attachment, addresses) in missing {
             let before = place(attachment);
             let located = locate(attachment, addresses, &links, &mut look).await;
-            self.known.remove(pod);
             let found = located.as_ref().ok().and_then(|interface| {
                 let link = links.get(&interface.index)?;
                 Some(Found {
@@ -123,6 +137,9 @@ impl Watcher {
             });
             self.known.extend(found.map(|found| (pod.clone(), found)));
             pods.insert(pod.clone(), located.map_err(|error| describe(&error).into()));
+        }
+        for interface in pods.values().flatten() {
+            self.former.remove(&interface.index);
         }
         let host_addresses =
             links.values().flat_map(|link| link.addresses.iter().copied()).collect();
@@ -200,7 +217,7 @@ fn place(attachment: &Attachment) -> Option<(u64, u64)> {
         Attachment::Namespace(path) => {
             std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok()
         }
-        Attachment::Interface(_) | Attachment::Addresses => None,
+        Attachment::Interface(_) | Attachment::Addresses { .. } => None,
     }
 }
 

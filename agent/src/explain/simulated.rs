@@ -131,6 +131,10 @@ impl Kernel for Simulated {
         Ok(())
     }
 
+    fn close(&mut self, ifindex: u32) -> Result<(), Infallible> {
+        self.remove_endpoint(ifindex)
+    }
+
     fn attach(&mut self, _ifindex: u32) -> Result<(), Infallible> {
         Ok(())
     }

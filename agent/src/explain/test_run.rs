@@ -181,6 +181,10 @@ impl Kernel for TestRun {
         self.stand_for_none()
     }
 
+    fn close(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.remove_endpoint(ifindex)
+    }
+
     fn attach(&mut self, _ifindex: u32) -> Result<(), DatapathError> {
         Ok(())
     }

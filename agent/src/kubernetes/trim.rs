@@ -10,7 +10,7 @@ pub(super) fn trim(watched: &Watched, value: Value) -> Value {
     let Value::Object(mut object) = value else { return value };
     object.insert("apiVersion".to_owned(), watched.api_version().into());
     object.insert("kind".to_owned(), watched.kind.into());
-    keep_inside(&mut object, "metadata", &["labels", "name", "namespace"]);
+    keep_inside(&mut object, "metadata", &["labels", "name", "namespace", "uid"]);
     match watched.kind {
         "Pod" => trim_pod(&mut object),
         "Node" => {

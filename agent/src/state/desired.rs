@@ -10,7 +10,7 @@ use namegate_policy::learned::Lease;
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{ClusterChanges, TableChange};
 
-use super::{Effects, EndpointSpec, State};
+use super::{Effects, EndpointEffect, EndpointSpec, State};
 use crate::endpoints::{Attachment, Town};
 use crate::resolvers::{NODE_LOCAL, is_cluster_dns};
 use crate::source::Changes;
@@ -47,7 +47,7 @@ impl State {
         let endpoints = self.desired_endpoints(&mut troubles);
         self.inherit_names(&endpoints, &mut effects);
         self.update_tables(&endpoints, &mut effects, &mut troubles);
-        self.update_endpoints(endpoints, &mut effects);
+        self.update_endpoints(endpoints, &mut effects, &mut troubles);
         self.update_services(&mut effects);
         self.update_resolvers(&mut effects, &mut troubles);
         effects.notices.extend(troubles.difference(&self.troubles).cloned());
@@ -234,16 +234,52 @@ impl State {
         }
     }
 
-    fn update_endpoints(&mut self, endpoints: BTreeMap<u32, EndpointSpec>, effects: &mut Effects) {
+    /// Enforces the endpoints that there are. In a cluster an object can vanish before what runs
+    /// behind its interface does (a pod that is deleted by force): that interface is closed until it
+    /// goes, or is another pod's. In a directory, whoever removes a pod's manifest lets it go.
+    fn update_endpoints(
+        &mut self,
+        endpoints: BTreeMap<u32, EndpointSpec>,
+        effects: &mut Effects,
+        troubles: &mut BTreeSet<String>,
+    ) {
         for (index, spec) in &endpoints {
+            self.closed.remove(index);
             if self.endpoints.get(index) != Some(spec) {
-                effects.endpoints.insert(*index, Some(spec.clone()));
+                effects.endpoints.insert(*index, EndpointEffect::Enforce(spec.clone()));
             }
         }
-        for index in self.endpoints.keys().filter(|index| !endpoints.contains_key(index)) {
-            effects.endpoints.insert(*index, None);
+        let is_in_cluster = self.settings.node_name.is_some();
+        let before = std::mem::replace(&mut self.endpoints, endpoints);
+        for (index, spec) in before {
+            if self.endpoints.contains_key(&index) {
+                continue;
+            }
+            if is_in_cluster && self.town.interfaces.contains(&index) {
+                self.closed.insert(index, Some(spec.pod));
+                effects.endpoints.insert(index, EndpointEffect::Close);
+            } else {
+                effects.endpoints.insert(index, EndpointEffect::Release);
+            }
         }
-        self.endpoints = endpoints;
+        let gone: Vec<u32> = self
+            .closed
+            .keys()
+            .filter(|index| !self.town.interfaces.contains(index))
+            .copied()
+            .collect();
+        for index in gone {
+            self.closed.remove(&index);
+            effects.endpoints.insert(index, EndpointEffect::Release);
+        }
+        let inventory = self.tables.inventory();
+        for (index, pod) in &self.closed {
+            if let Some(pod) = pod.as_ref().filter(|pod| inventory.pod(pod).is_none()) {
+                troubles.insert(format!(
+                    "Pod {pod}: the object is gone and its interface {index} is still there; nothing passes it until it goes"
+                ));
+            }
+        }
     }
 
     fn update_resolvers(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
@@ -278,7 +314,7 @@ fn attachment(pod: &Pod, node: Option<&str>) -> Option<Attachment> {
     if let Some(node) = node {
         // What a pod's annotations say is the word of whoever may create pods.
         let is_here = pod.node_name.as_deref() == Some(node) && !pod.addresses.is_empty();
-        return is_here.then_some(Attachment::Addresses);
+        return is_here.then(|| Attachment::Addresses { uid: pod.uid.clone() });
     }
     let annotation = |key: &str| pod.annotations.get(key).map(|value| value.trim());
     if let Some(path) = annotation(NETNS_ANNOTATION) {

@@ -27,8 +27,8 @@ pub struct Effects {
     pub is_anyone_elsewhere: bool,
     /// Identities that no endpoint has any more.
     pub retired: BTreeSet<Identity>,
-    /// Endpoints by host-side interface; `None` where there is none any more.
-    pub endpoints: BTreeMap<u32, Option<EndpointSpec>>,
+    /// What becomes of host-side interfaces.
+    pub endpoints: BTreeMap<u32, EndpointEffect>,
     /// Learned addresses that open other rules or until another time; `None` where they are
     /// forgotten. Identities in `tables` have all of theirs there.
     pub names: BTreeMap<Place, Option<NameRules>>,
@@ -62,6 +62,27 @@ pub struct NameRules {
     pub fresh: RuleSet,
     /// The rules of all names, expired ones included: for flows that live (EP-10).
     pub live: RuleSet,
+}
+
+/// What becomes of a host-side interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointEffect {
+    /// It is a pod's, and what passes it is judged by that pod's policy.
+    Enforce(EndpointSpec),
+    /// Nothing passes it: whose it is is not known, and what runs behind it may still send.
+    Close,
+    /// It is let go: it is no longer there, or nobody wants it enforced.
+    Release,
+}
+
+impl EndpointEffect {
+    /// The endpoint that is enforced.
+    pub const fn spec(&self) -> Option<&EndpointSpec> {
+        match self {
+            Self::Enforce(spec) => Some(spec),
+            Self::Close | Self::Release => None,
+        }
+    }
 }
 
 /// An endpoint as it should be.

@@ -32,7 +32,7 @@ use crate::endpoints::{Town, Wanted};
 use crate::resolvers::Slots;
 use crate::source;
 
-pub use effects::{Effects, EndpointSpec, NameRules, TableEffect};
+pub use effects::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 
 use names::{ClusterAddresses, NameClauses, Openings};
 
@@ -126,6 +126,8 @@ pub struct State {
     learned: Learned,
     town: Town,
     endpoints: BTreeMap<u32, EndpointSpec>,
+    /// Interfaces that are there although their pods are not known, with the last pod that was.
+    closed: BTreeMap<u32, Option<PodRef>>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     wanted: Arc<Wanted>,
@@ -146,6 +148,7 @@ impl State {
             learned: Learned::default(),
             town: Town::default(),
             endpoints: BTreeMap::new(),
+            closed: BTreeMap::new(),
             ipcache: BTreeMap::new(),
             services: Arc::default(),
             wanted: Arc::default(),
@@ -181,6 +184,22 @@ impl State {
                 self.rewrite(due)
             }
         }
+    }
+
+    /// Takes on interfaces that an earlier agent enforced, once objects and interfaces are known: in a
+    /// cluster, what is there and no endpoint is closed until it goes.
+    pub fn inherit(&mut self, interfaces: &BTreeSet<u32>) -> Effects {
+        let mut effects = Effects::default();
+        if self.settings.node_name.is_none() {
+            return effects;
+        }
+        for index in interfaces {
+            if self.town.interfaces.contains(index) && !self.endpoints.contains_key(index) {
+                self.closed.entry(*index).or_default();
+                effects.endpoints.insert(*index, EndpointEffect::Close);
+            }
+        }
+        effects
     }
 
     /// Learns an answer. On an error nothing changed.
@@ -249,6 +268,12 @@ impl State {
     /// The endpoints, by host-side interface.
     pub fn endpoints(&self) -> &BTreeMap<u32, EndpointSpec> {
         &self.endpoints
+    }
+
+    /// The interfaces that nothing passes because their pods are not known, with the last pod that
+    /// was.
+    pub fn closed(&self) -> &BTreeMap<u32, Option<PodRef>> {
+        &self.closed
     }
 
     /// The pod that has this address.

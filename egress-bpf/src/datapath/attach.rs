@@ -27,6 +27,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Lets nothing pass an interface: its endpoint goes, and the programs stay there, or come where
+    /// they are missing. An interface that is gone is no error.
+    pub fn close(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.remove_endpoint(ifindex)?;
+        match self.attach(ifindex) {
+            Ok(()) | Err(DatapathError::NoInterface { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Detaches both programs from an interface; one that has none, or is gone, is no error.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         for direction in [Direction::Egress, Direction::Ingress] {

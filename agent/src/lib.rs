@@ -2,10 +2,12 @@
 //!
 //! [`source`] tells what objects there are and [`endpoints`] which interfaces; [`state`] is the single
 //! owner of what follows from them and says what has to change; [`apply`] writes that to the kernel.
-//! [`dns`] and [`flows`] turn decisions into learned addresses and records. [`agent`] wires these.
+//! [`dns`] and [`flows`] turn decisions into learned addresses and records. [`admin`] answers what
+//! people and programs ask of it. [`agent`] wires these.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod agent;
 pub mod apply;
 pub mod audit;
@@ -18,6 +20,7 @@ pub mod flows;
 pub mod kubernetes;
 pub mod link;
 pub mod lock;
+pub mod metrics;
 pub mod preflight;
 mod readiness;
 pub mod registry;

@@ -1,17 +1,44 @@
 //! What several tests need.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use namegate_policy::name::DnsName;
 use namegate_policy::object::{self, Object};
+use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
 
 use crate::source::yaml;
+use crate::state::{Settings, State};
 
 /// The objects of a YAML text.
 pub(crate) fn mk_objects(text: &str) -> Vec<Arc<Object>> {
     let documents = yaml::documents(text.as_bytes());
     let values = documents.into_iter().map(|document| document.content.expect("good YAML"));
     values.map(|value| Arc::new(object::parse(value).expect("a good object"))).collect()
+}
+
+/// Nothing known, with the settings of a small cluster.
+pub(crate) fn mk_state() -> State {
+    State::new(mk_settings())
+}
+
+/// The settings of a small cluster, read by an agent that runs without one.
+pub(crate) fn mk_settings() -> Settings {
+    Settings {
+        cluster_domain: DnsName::parse("cluster.local").unwrap(),
+        ranges: ClusterRanges {
+            pods: vec!["10.244.0.0/16".parse().unwrap()],
+            ..Default::default()
+        },
+        guard: RebindingGuard::Relaxed,
+        window: Window { min_ttl: Duration::from_secs(10), grace: Duration::from_secs(5) },
+        resolvers: vec!["192.0.2.53".parse().unwrap(), "2001:db8::53".parse().unwrap()],
+        own_addresses: BTreeSet::new(),
+        has_ipv6: false,
+        node_name: None,
+    }
 }
 
 /// A directory that goes away with the test.

@@ -20,11 +20,16 @@ use crate::town::Town;
 const READY: &str = "enforcing";
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Name of the socket in the agent's run directory.
+const SOCKET: &str = "namegate.sock";
 
 /// A running agent; it is killed, not stopped, when this value goes.
 #[derive(Debug)]
 pub struct Agent {
     process: Daemon,
+    socket: PathBuf,
     /// What it decided.
     pub audit: AuditLog,
 }
@@ -68,7 +73,8 @@ impl Agent {
             .arg(lab.file(&format!("run-{name}")))
             .args(arguments);
         let process = Daemon::start(&mut command, &lab.file(&format!("agent-{name}.log")))?;
-        Ok(Self { process, audit })
+        let socket = lab.file(&format!("run-{name}")).join(SOCKET);
+        Ok(Self { process, socket, audit })
     }
 
     /// Starts the agent and does not wait.
@@ -88,7 +94,19 @@ impl Agent {
             .arg(town.lab.file("run"))
             .args(arguments);
         let process = Daemon::start(&mut command, &town.lab.file("agent.log"))?;
-        Ok(Self { process, audit })
+        Ok(Self { process, socket: town.lab.file("run").join(SOCKET), audit })
+    }
+
+    /// Asks the agent by one of the commands that read its socket.
+    pub fn ask(&self, words: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(binary()?);
+        command.args(words).env("NAMEGATE_SOCKET", &self.socket).env("NO_COLOR", "1");
+        run(&mut command, ASK_LIMIT)
+    }
+
+    /// The socket that the agent answers on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// What the agent said on its own log.

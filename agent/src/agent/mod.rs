@@ -12,7 +12,9 @@ use anyhow::Context;
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
+use crate::admin::{self, Context as Shared, Desk, Phase, PhaseCell, Question, Routers, Server};
 use crate::audit::AuditLog;
 use crate::cli::{AgentArgs, Guard};
 use crate::link::ProxyLink;
@@ -35,7 +37,14 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let (log, writer) = AuditLog::open(args.audit_log.as_deref())?;
-    let outcome = runtime.block_on(serve(&args, log));
+    let (desk, questions) = Desk::new();
+    let phase = PhaseCell::default();
+    let shared = Shared { desk, phase: phase.clone(), metrics: Arc::default() };
+    let routers =
+        Routers { socket: admin::router(shared.clone()), scrape: admin::scrape_router(shared) };
+    let server = Server::start(&args.places(), routers)?;
+    let outcome = runtime.block_on(serve(&args, log, Asked { questions, phase }));
+    drop(server);
     runtime.shutdown_background();
     writer.close();
     if let Some(path) = &args.ready_file {
@@ -48,12 +57,20 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(args: &AgentArgs, log: AuditLog) -> anyhow::Result<()> {
+/// The agent's side of its socket.
+#[derive(Debug)]
+struct Asked {
+    questions: mpsc::Receiver<Question>,
+    phase: PhaseCell,
+}
+
+async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<()> {
     // Before anything is changed on the node, so that an early signal leaves nothing behind.
     let mut signals = Signals::new()?;
     let before = start::Before::look(args).await?;
+    let phase = asked.phase.clone();
     let started = tokio::select! {
-        started = start::start(args, log) => started,
+        started = start::start(args, log, asked.questions) => started,
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");
             before.restore(args).await;
@@ -71,7 +88,9 @@ async fn serve(args: &AgentArgs, log: AuditLog) -> anyhow::Result<()> {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
     }
+    phase.enter(Phase::Enforcing);
     let name = agent.work(&mut signals).await;
+    phase.enter(Phase::Ending);
     tracing::info!(signal = name, "ending");
     agent.end(args).await
 }

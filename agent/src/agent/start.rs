@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::objects::{FirstRead, Objects};
 use super::work::Agent;
+use crate::admin::Question;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -36,7 +37,11 @@ const CHANGES_MAX: usize = 4;
 
 /// Starts everything; when it returns, what the objects say is enforced. Nothing on the node is
 /// touched before they are read.
-pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Agent> {
+pub(super) async fn start(
+    args: &AgentArgs,
+    log: AuditLog,
+    questions: mpsc::Receiver<Question>,
+) -> anyhow::Result<Agent> {
     let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
     let objects = changes.upserts.len();
 
@@ -108,6 +113,7 @@ pub(super) async fn start(args: &AgentArgs, log: AuditLog) -> anyhow::Result<Age
         events_lost: 0,
         wanted,
         lessons,
+        questions,
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),

@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Signals;
 use super::start::{Listen, update_proxy};
+use crate::admin::{Question, View};
 use crate::apply::{Apply, Outcome, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -53,6 +54,7 @@ pub(super) struct Agent {
     pub(super) events_lost: u64,
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
     pub(super) lessons: mpsc::Receiver<LessonRequest>,
+    pub(super) questions: mpsc::Receiver<Question>,
     pub(super) towns: mpsc::Receiver<Town>,
     pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
@@ -72,12 +74,19 @@ impl Agent {
             tokio::select! {
                 biased;
                 name = signals.next() => return name,
-                Some(request) = self.lessons.recv() => self.teach_several(request),
+                Some(request) = self.lessons.recv() => {
+                    self.teach_several(request);
+                    // Lessons that never end leave a turn for whoever asks.
+                    if let Ok(question) = self.questions.try_recv() {
+                        self.answer(question);
+                    }
+                }
                 Some(changes) = self.changes.recv() => {
                     report_problems(&changes.problems);
                     self.take(Event::Objects(changes)).await;
                 }
                 Some(town) = self.towns.recv() => self.take(Event::Town(town)).await,
+                Some(question) = self.questions.recv() => self.answer(question),
                 () = tokio::time::sleep(deadline) => self.take(Event::Tick).await,
                 _ = sweep.tick() => self.sweep().await,
                 _ = upkeep.tick() => self.upkeep().await,
@@ -211,7 +220,7 @@ impl Agent {
         let taught: Vec<_> = lessons
             .iter()
             .map(|lesson| {
-                let (caused, taught) = self.state.teach(&answer(lesson), lesson.now)?;
+                let (caused, taught) = self.state.teach(&answered(lesson), lesson.now)?;
                 effects.absorb(caused);
                 Ok(taught)
             })
@@ -226,6 +235,14 @@ impl Agent {
         self.note(written);
         // The proxy gave up on these queries: what was opened stays open until its deadline.
         let _ = outcomes.send(learned);
+    }
+
+    fn answer(&self, question: Question) {
+        question.answer(View {
+            state: &self.state,
+            failures: &self.last_failures,
+            resolvers: &self.proxy_slots,
+        });
     }
 
     async fn sweep(&mut self) {
@@ -300,7 +317,7 @@ impl Agent {
     }
 }
 
-fn answer(lesson: &Lesson) -> Answer {
+fn answered(lesson: &Lesson) -> Answer {
     Answer {
         identity: lesson.client.identity,
         name: lesson.name.clone(),

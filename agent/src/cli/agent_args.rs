@@ -1,12 +1,15 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::duration;
+use crate::admin::{DEFAULT_SOCKET, Places};
 use crate::resolvers::ResolverGroup;
+
+const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/namegate";
 
 /// Options of `namegate agent`.
 #[derive(Debug, Args)]
@@ -119,6 +122,13 @@ pub struct AgentArgs {
     /// Write the agent's process number here once everything of the first read is enforced
     #[arg(long, env = "NAMEGATE_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// Socket that the other commands ask the agent through, for root alone; /run/namegate/namegate.sock
+    /// unless --pin-dir or --run-dir is another one, and then in the run directory
+    #[arg(long, env = "NAMEGATE_SOCKET", value_name = "FILE")]
+    pub socket: Option<PathBuf>,
+    /// Serve /metrics, /healthz and /readyz over TCP as well; they are always on the socket
+    #[arg(long, env = "NAMEGATE_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// IPv4 address of the DNS proxy
     #[arg(
         long,
@@ -155,7 +165,7 @@ pub struct NodeArgs {
         long,
         env = "NAMEGATE_PIN_DIR",
         value_name = "DIR",
-        default_value = "/sys/fs/bpf/namegate"
+        default_value = DEFAULT_PIN_DIR
     )]
     pub pin_dir: PathBuf,
     /// Directory for the lock and what is remembered across restarts; one for each --pin-dir under
@@ -174,6 +184,18 @@ pub enum Guard {
     Standard,
     /// Only for a peer with `allowPrivate: true`.
     Strict,
+}
+
+impl AgentArgs {
+    /// Where the agent can be asked.
+    pub fn places(&self) -> Places {
+        let is_usual =
+            self.node.run_dir.is_none() && self.node.pin_dir == Path::new(DEFAULT_PIN_DIR);
+        let socket = self.socket.clone().unwrap_or_else(|| {
+            if is_usual { DEFAULT_SOCKET.into() } else { self.node.run_dir().join("namegate.sock") }
+        });
+        Places { socket, metrics: self.metrics_listen }
+    }
 }
 
 impl NodeArgs {

@@ -2,9 +2,11 @@
 
 mod agent_args;
 mod check;
+mod client;
 mod convert;
 pub(crate) mod crds;
 mod duration;
+mod endpoints;
 mod explain;
 mod located;
 
@@ -17,7 +19,9 @@ use tracing_subscriber::EnvFilter;
 
 pub use agent_args::{AgentArgs, Guard, NodeArgs};
 pub use check::{CheckArgs, Output};
+pub use client::{Client, ClientError, SocketArgs};
 pub use convert::ConvertArgs;
+pub use endpoints::EndpointsArgs;
 pub use explain::ExplainArgs;
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
@@ -68,6 +72,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Say what becomes of a flow, which rule decides, and why the others do not
     Explain(Box<ExplainArgs>),
+    /// List the pods that the running agent enforces on
+    Endpoints(EndpointsArgs),
     /// Turn Cilium policies with toFQDNs into EgressPolicies
     Convert(ConvertArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
@@ -111,6 +117,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Endpoints(args) => report(endpoints::run(&args)),
         Command::Convert(args) => convert::run(&args),
         Command::Crds => crds::run(),
         Command::Ready { ready_file } => is_ready(&ready_file),

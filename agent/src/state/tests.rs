@@ -5,7 +5,7 @@ use namegate_policy::learned::LearnedLimits;
 
 use super::*;
 use crate::endpoints::{Attachment, Interface};
-use crate::testing::mk_objects;
+use crate::testing::{mk_objects, mk_settings, mk_state};
 
 const OBJECTS: &str = r"
 apiVersion: v1
@@ -46,26 +46,6 @@ fn ip(text: &str) -> IpAddr {
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_nanos(seconds * 1_000_000_000)
-}
-
-fn mk_state() -> State {
-    State::new(mk_settings())
-}
-
-fn mk_settings() -> Settings {
-    Settings {
-        cluster_domain: DnsName::parse("cluster.local").unwrap(),
-        ranges: ClusterRanges {
-            pods: vec!["10.244.0.0/16".parse().unwrap()],
-            ..Default::default()
-        },
-        guard: RebindingGuard::Relaxed,
-        window: Window { min_ttl: Duration::from_secs(10), grace: Duration::from_secs(5) },
-        resolvers: vec![ip("192.0.2.53"), ip("2001:db8::53")],
-        own_addresses: BTreeSet::new(),
-        has_ipv6: false,
-        node_name: None,
-    }
 }
 
 fn upsert(text: &str) -> Event {

@@ -1,0 +1,145 @@
+//! The thread that answers: connections are bounded in number and in what they may hold open.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::listen::{self, Socket, SocketPath};
+
+/// Connections of one listener at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a client may take to say what it wants.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait before accepting again where that failed, as with too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the agent can be asked.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Where scrapers come in, if they may.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// What is answered where.
+#[derive(Clone, Debug)]
+pub struct Routers {
+    /// On the socket: everything.
+    pub socket: Router,
+    /// Over TCP: what a scraper may see.
+    pub scrape: Router,
+}
+
+/// Answers until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _socket: SocketPath,
+}
+
+impl Server {
+    /// Listens, and answers on a thread of its own.
+    pub fn start(places: &Places, routers: Routers) -> anyhow::Result<Self> {
+        let Socket { listener, path } = Socket::bind(&places.socket)?;
+        let scrapers = places.metrics.map(listen::tcp).transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime of the socket")?;
+        let (local, remote) = {
+            let _guard = runtime.enter();
+            let local = UnixListener::from_std(listener).context("cannot watch the socket")?;
+            let remote = scrapers.map(TcpListener::from_std).transpose();
+            (local, remote.context("cannot watch --metrics-listen")?)
+        };
+        let (end, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("namegate-admin".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::spawn(answer_local(local, routers.socket));
+                    if let Some(remote) = remote {
+                        tokio::spawn(answer_remote(remote, routers.scrape));
+                    }
+                    // Ended by a word or by the other side's end.
+                    let _ = ended.await;
+                });
+            })
+            .context("cannot start the thread of the socket")?;
+        Ok(Self { end: Some(end), thread: Some(thread), _socket: path })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the socket broke off");
+        }
+    }
+}
+
+async fn answer_local(listener: UnixListener, router: Router) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let serving = serve(stream, router.clone());
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn answer_remote(listener: TcpListener, router: Router) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let serving = serve(stream, router.clone());
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "a request cannot be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the socket broke off");
+    }
+}

@@ -107,11 +107,10 @@ impl PolicyKind {
             }
         }
     }
-}
 
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// The name that messages and logs carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::EgressPolicy => "EgressPolicy",
             Self::ClusterEgressPolicy => "ClusterEgressPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
@@ -119,7 +118,13 @@ impl fmt::Display for PolicyKind {
             Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
             // Other groups have kinds of this name (CNP-23).
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy.policy.networking.k8s.io",
-        })
+        }
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -2,19 +2,15 @@
 //! decision is recorded.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use namegate_dns_proxy::learner::{
     LearnError, Learned, Learner, Learning, Lesson, TaughtAddress, Withheld as ProxyWithheld,
 };
-use namegate_dns_proxy::record::{DecisionLog, DecisionRecord, DnsVerdict, Transport};
+use namegate_dns_proxy::record::{DecisionLog, DecisionRecord};
 use namegate_policy::learned::Place;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::{
-    AnsweredAddress, AuditLog, DnsRecord, EndpointLabel, NotOpenedAddress, PolicyLabel, Query,
-    Record,
-};
+use crate::audit::AuditLog;
 use crate::state::{Taught, TeachError, Withheld};
 
 /// Batches of lessons that wait for the state's owner at most.
@@ -92,63 +88,12 @@ fn withheld(reason: Withheld) -> ProxyWithheld {
     }
 }
 
-/// Writes the proxy's decisions to the audit log.
+/// Hands the proxy's decisions to the audit log.
 #[derive(Debug)]
 pub struct DnsAudit(pub AuditLog);
 
 impl DecisionLog for DnsAudit {
     fn record(&self, decision: DecisionRecord) {
-        if self.0.is_enabled() {
-            self.0.record(Record::Dns(Box::new(dns_record(&decision))));
-        }
-    }
-}
-
-fn dns_record(decision: &DecisionRecord) -> DnsRecord {
-    let (verdict, reason) = match decision.verdict {
-        DnsVerdict::Allowed if decision.policies.is_empty() => ("allowed", "no-rule-needed".into()),
-        DnsVerdict::Allowed => ("allowed", "rule".into()),
-        DnsVerdict::Denied => ("denied", "no-rule".into()),
-        DnsVerdict::Audit => ("audit", "no-rule".into()),
-        DnsVerdict::Error => {
-            let failure = decision.failure.map(|failure| failure.to_string());
-            ("error", failure.unwrap_or_else(|| "internal".to_owned()))
-        }
-    };
-    let client = &decision.client;
-    let labels: Vec<PolicyLabel> = decision.policies.iter().map(PolicyLabel::from).collect();
-    let addresses = &decision.addresses;
-    DnsRecord {
-        verdict,
-        reason,
-        endpoint: EndpointLabel {
-            namespace: Some(Arc::clone(&client.endpoint.namespace)),
-            pod: Some(Arc::clone(&client.endpoint.pod)),
-            identity: Some(client.identity.number()),
-        },
-        query: Some(Query {
-            name: decision.name.to_string(),
-            kind: decision.query_type.to_string(),
-        }),
-        rcode: Some(decision.rcode.to_string()),
-        addresses: addresses
-            .iter()
-            .map(|answered| AnsweredAddress { address: answered.address, ttl: answered.ttl })
-            .collect(),
-        not_opened: addresses
-            .iter()
-            .filter_map(|answered| {
-                let reason = answered.withheld?.to_string();
-                Some(NotOpenedAddress { address: answered.address, reason })
-            })
-            .collect(),
-        policy: labels.first().cloned(),
-        policies: if labels.len() > 1 { labels } else { Vec::new() },
-        resolver: Some(decision.resolver),
-        transport: match decision.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-        },
-        latency_us: u64::try_from(decision.latency.as_micros()).unwrap_or(u64::MAX),
+        self.0.lookup(decision);
     }
 }

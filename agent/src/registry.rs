@@ -2,47 +2,70 @@
 //!
 //! Written by the state's owner alone, one entry at a time; readers take what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use namegate_dns_proxy::clients::{Client, Clients, EndpointLabel, NameRules};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
 use namegate_policy::resource::PodRef;
-use namegate_policy::rule::Origin;
+use namegate_policy::rule::{Origin, PolicyRef};
+use namegate_policy::selector::Labels;
 use namegate_policy::table::{Clause, PolicyTable};
 
+use crate::audit::PolicyLabel;
 use crate::state::{Effects, EndpointEffect, State};
 
-/// Who is behind the clauses of a table, by direction.
+/// Tables that are remembered after they went: events that they decided may still be on their way.
+const FORMER_TABLES: usize = 64;
+
+/// A pod, with what records say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPod {
+    /// Its namespace and name.
+    pub pod: PodRef,
+    /// Its labels.
+    pub labels: Arc<Labels>,
+}
+
+/// Who is behind a table, by direction.
 #[derive(Debug)]
-pub struct Origins {
-    egress: Vec<Arc<[Origin]>>,
-    ingress: Vec<Arc<[Origin]>>,
+struct Behind {
+    egress: Side,
+    ingress: Side,
+}
+
+/// Who is behind the clauses of one direction, and all of them once, in order of precedence.
+#[derive(Debug)]
+struct Side {
+    clauses: Vec<Arc<[Origin]>>,
+    policies: Arc<[PolicyLabel]>,
 }
 
 /// Endpoints, pods, tables and learned names, for readers.
 #[derive(Debug, Default)]
 pub struct Registry {
     clients: DashMap<IpAddr, Arc<Client>>,
-    endpoints: DashMap<u32, (PodRef, Option<Identity>)>,
-    pods: DashMap<IpAddr, PodRef>,
+    endpoints: DashMap<u32, (Arc<KnownPod>, Option<Identity>)>,
+    pods: DashMap<IpAddr, Arc<KnownPod>>,
     names: DashMap<Place, Arc<[Arc<str>]>>,
-    tables: DashMap<u32, Arc<Origins>>,
+    selecting: DashMap<Identity, Arc<[PolicyLabel]>>,
+    tables: DashMap<u32, Arc<Behind>>,
+    former: Mutex<VecDeque<(u32, Arc<Behind>)>>,
 }
 
 impl Registry {
     /// The pod behind an interface, and its identity; none where the pod is gone and the interface is
     /// closed.
-    pub fn endpoint(&self, ifindex: u32) -> Option<(PodRef, Option<Identity>)> {
+    pub fn endpoint(&self, ifindex: u32) -> Option<(Arc<KnownPod>, Option<Identity>)> {
         self.endpoints.get(&ifindex).map(|entry| entry.value().clone())
     }
 
     /// The pod with this address.
-    pub fn pod(&self, address: IpAddr) -> Option<PodRef> {
-        self.pods.get(&address).map(|entry| entry.value().clone())
+    pub fn pod(&self, address: IpAddr) -> Option<Arc<KnownPod>> {
+        self.pods.get(&address).map(|entry| Arc::clone(entry.value()))
     }
 
     /// The names that an identity learned for an address.
@@ -50,24 +73,48 @@ impl Registry {
         self.names.get(&place).map(|entry| Arc::clone(entry.value())).unwrap_or_default()
     }
 
+    /// The policies that select an identity.
+    pub fn selecting(&self, identity: Identity) -> Arc<[PolicyLabel]> {
+        self.selecting.get(&identity).map(|entry| Arc::clone(entry.value())).unwrap_or_default()
+    }
+
     /// Who is behind a clause of a table.
     pub fn origins(&self, table: u32, is_egress: bool, clause: u16) -> Option<Arc<[Origin]>> {
-        let origins = Arc::clone(self.tables.get(&table)?.value());
-        let side = if is_egress { &origins.egress } else { &origins.ingress };
-        side.get(usize::from(clause)).map(Arc::clone)
+        let behind = self.behind(table)?;
+        behind.side(is_egress).clauses.get(usize::from(clause)).map(Arc::clone)
+    }
+
+    /// Who is behind a table in one direction.
+    pub fn selecting_by(&self, table: u32, is_egress: bool) -> Arc<[PolicyLabel]> {
+        let behind = self.behind(table);
+        behind.map(|behind| Arc::clone(&behind.side(is_egress).policies)).unwrap_or_default()
     }
 
     /// Adds a table, before any packet is judged by it.
     pub fn add_table(&self, number: u32, table: &PolicyTable) {
-        let origins =
-            |clauses: &[Clause]| clauses.iter().map(|clause| Arc::clone(&clause.origins)).collect();
-        let origins = Origins { egress: origins(&table.egress), ingress: origins(&table.ingress) };
-        self.tables.insert(number, Arc::new(origins));
+        let side = |clauses: &[Clause]| Side {
+            clauses: clauses.iter().map(|clause| Arc::clone(&clause.origins)).collect(),
+            policies: policies(clauses),
+        };
+        let behind = Behind { egress: side(&table.egress), ingress: side(&table.ingress) };
+        self.tables.insert(number, Arc::new(behind));
     }
 
-    /// Forgets a table.
+    /// Takes a table out of use.
     pub fn remove_table(&self, number: u32) {
-        self.tables.remove(&number);
+        if let Some(former) = self.tables.remove(&number) {
+            let mut kept = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.truncate(FORMER_TABLES - 1);
+            kept.push_front(former);
+        }
+    }
+
+    fn behind(&self, table: u32) -> Option<Arc<Behind>> {
+        if let Some(behind) = self.tables.get(&table) {
+            return Some(Arc::clone(behind.value()));
+        }
+        let former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        former.iter().find(|(number, _)| *number == table).map(|(_, behind)| Arc::clone(behind))
     }
 
     /// Takes what changed: called before the kernel is told, so that whoever the kernel lets ask is
@@ -82,14 +129,22 @@ impl Registry {
         }
         for (address, identity) in &effects.ipcache {
             match identity.and_then(|_| state.pod_at(*address)) {
-                Some(pod) => self.pods.insert(*address, pod.clone()),
+                Some(pod) => self.pods.insert(*address, known(state, pod)),
                 None => self.pods.remove(address).map(|(_, pod)| pod),
             };
+        }
+        for (identity, effect) in &effects.tables {
+            let clauses = effect.table.egress.iter().chain(&effect.table.ingress);
+            self.selecting.insert(*identity, policies(clauses));
+        }
+        for identity in &effects.retired {
+            self.selecting.remove(identity);
         }
         for (ifindex, effect) in &effects.endpoints {
             match effect {
                 EndpointEffect::Enforce(spec) => {
-                    self.endpoints.insert(*ifindex, (spec.pod.clone(), Some(spec.identity)));
+                    let pod = known(state, &spec.pod);
+                    self.endpoints.insert(*ifindex, (pod, Some(spec.identity)));
                 }
                 // Whose packets are dropped stays worth knowing.
                 EndpointEffect::Close => {
@@ -140,4 +195,23 @@ impl Clients for Registry {
     fn client(&self, source: IpAddr) -> Option<Arc<Client>> {
         self.clients.get(&source).map(|entry| Arc::clone(entry.value()))
     }
+}
+
+impl Behind {
+    fn side(&self, is_egress: bool) -> &Side {
+        if is_egress { &self.egress } else { &self.ingress }
+    }
+}
+
+fn known(state: &State, pod: &PodRef) -> Arc<KnownPod> {
+    let labels = state.pod(pod).map(|pod| Arc::clone(&pod.labels)).unwrap_or_default();
+    Arc::new(KnownPod { pod: pod.clone(), labels })
+}
+
+/// The policies behind clauses, each once.
+fn policies<'a>(clauses: impl IntoIterator<Item = &'a Clause>) -> Arc<[PolicyLabel]> {
+    let mut seen: BTreeSet<&PolicyRef> = BTreeSet::new();
+    let origins = clauses.into_iter().flat_map(|clause| clause.origins.iter());
+    let first = origins.map(|origin| &origin.policy).filter(|policy| seen.insert(policy));
+    first.map(PolicyLabel::from).collect()
 }

@@ -19,6 +19,7 @@ use crate::audit::AuditLog;
 use crate::cli::{AgentArgs, Guard};
 use crate::link::ProxyLink;
 use crate::lock::AgentLock;
+use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
 use crate::{preflight, uninstall};
@@ -36,14 +37,15 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         .thread_name("namegate")
         .build()
         .context("cannot start the runtime")?;
-    let (log, writer) = AuditLog::open(args.audit_log.as_deref())?;
+    let registry = Arc::new(Registry::default());
+    let (log, writer) = AuditLog::start(&args.audit.config(), Arc::clone(&registry))?;
     let (desk, questions) = Desk::new();
     let phase = PhaseCell::default();
     let shared = Shared { desk, phase: phase.clone(), metrics: Arc::default() };
     let routers =
         Routers { socket: admin::router(shared.clone()), scrape: admin::scrape_router(shared) };
     let server = Server::start(&args.places(), routers)?;
-    let outcome = runtime.block_on(serve(&args, log, Asked { questions, phase }));
+    let outcome = runtime.block_on(serve(&args, registry, log, Asked { questions, phase }));
     drop(server);
     runtime.shutdown_background();
     writer.close();
@@ -64,13 +66,18 @@ struct Asked {
     phase: PhaseCell,
 }
 
-async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<()> {
+async fn serve(
+    args: &AgentArgs,
+    registry: Arc<Registry>,
+    log: AuditLog,
+    asked: Asked,
+) -> anyhow::Result<()> {
     // Before anything is changed on the node, so that an early signal leaves nothing behind.
     let mut signals = Signals::new()?;
     let before = start::Before::look(args).await?;
     let phase = asked.phase.clone();
     let started = tokio::select! {
-        started = start::start(args, log, asked.questions) => started,
+        started = start::start(args, registry, log, asked.questions) => started,
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");
             before.restore(args).await;

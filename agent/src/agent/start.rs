@@ -39,6 +39,7 @@ const CHANGES_MAX: usize = 4;
 /// touched before they are read.
 pub(super) async fn start(
     args: &AgentArgs,
+    registry: Arc<Registry>,
     log: AuditLog,
     questions: mpsc::Receiver<Question>,
 ) -> anyhow::Result<Agent> {
@@ -52,7 +53,6 @@ pub(super) async fn start(
         link::ensure(&handle, name, (args.proxy_ipv4, args.proxy_ipv6), &args.sysctl_dir).await?;
     let (datapath, events) = open_datapath(args, &link)?;
 
-    let registry = Arc::new(Registry::default());
     let (desk, lessons) = LessonDesk::new();
     let proxy = Proxy::start(
         Config {
@@ -97,7 +97,7 @@ pub(super) async fn start(
             .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
             .with_search(resolvers::search_domains(&super::resolv_conf())),
         apply: Apply::new(datapath, inherited, tables, first_class),
-        registry: Arc::clone(&registry),
+        registry,
         log: log.clone(),
         proxy,
         proxy_slots: BTreeMap::new(),
@@ -158,7 +158,7 @@ pub(super) async fn start(
     let (send, towns) = mpsc::channel(TOWNS_MAX);
     agent.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
-    agent.tasks.push(tokio::spawn(flows::follow(events, registry, log)));
+    agent.tasks.push(tokio::spawn(flows::follow(events, log)));
     tracing::info!(
         objects,
         policies = agent.state.policy_count(),

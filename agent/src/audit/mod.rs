@@ -1,38 +1,98 @@
-//! The audit log: one JSON object per line for each decision.
+//! What was decided, told: to the sinks of the audit log, and to whoever listens in this process.
 //!
-//! Whoever records never waits: records go through a bounded queue to a thread that owns the sink,
-//! and what does not fit is counted and told in a record of its own. Says what was decided and
-//! decides nothing.
+//! Whoever decides hands over what it knows and never waits. The hub, a thread of its own, makes a
+//! [`Record`] of it and passes that on: to each sink's thread through a bounded queue, and to
+//! listeners through a ring that forgets its oldest. What does not fit anywhere is counted and told.
+//! Says what was decided and decides nothing.
 
+mod choice;
+mod counts;
+mod describe;
+mod hub;
 mod json;
+mod limit;
+mod line;
+mod outlet;
 mod record;
+mod schema;
+mod sink;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod workload;
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use namegate_dns_proxy::record::DecisionRecord;
+use namegate_egress_bpf::datapath::FlowEvent;
+use tokio::sync::broadcast;
 
-use crate::clock;
+use crate::registry::Registry;
 
+pub use choice::{Choice, Keep, PolicyChoice};
+pub use counts::AuditCounts;
+pub use limit::Bounds;
+pub use line::{Entry, Line, SCHEMA};
 pub use record::{
-    AnsweredAddress, DnsRecord, EndpointLabel, FlowRecord, LostRecord, NotOpenedAddress, Peer,
-    PolicyLabel, Query, Record, entity,
+    AnsweredAddress, DnsRecord, EndpointLabel, FlowDirection, FlowRecord, FlowVerdict,
+    LookupVerdict, LossSource, LostRecord, NotOpenedAddress, Peer, PolicyLabel, Query, Record,
+    SuppressedCounts, SuppressedRecord, Transport, entity,
 };
+pub use schema::schema;
+pub use sink::SyslogAddress;
+pub use workload::workload;
 
-/// Records that wait for the sink at most.
-pub const QUEUE_MAX: usize = 16_384;
+use counts::Counts;
+use hub::{Hub, Message};
+use sink::{RotatedFile, Sink, Stream, Syslog};
 
-/// Bytes that are gathered before they are written.
-const BATCH_BYTES: usize = 64 << 10;
+/// Decisions that wait for the hub at most.
+const QUEUE_MAX: usize = 8_192;
+
+/// Records that wait for a listener at most; one that is slower misses the oldest.
+const LISTENER_MAX: usize = 4_096;
+
+/// Addresses of an answer that a record holds at most.
+const ADDRESSES_MAX: usize = 64;
 
 /// How long closing waits for a sink that takes nothing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is logged, and where.
+#[derive(Clone, Debug)]
+pub struct AuditConfig {
+    /// A file; standard output for `-`.
+    pub file: Option<PathBuf>,
+    /// Octets that the file may have before another is begun.
+    pub file_max_bytes: u64,
+    /// How many earlier files are kept.
+    pub file_keep: u32,
+    /// A syslog daemon.
+    pub syslog: Option<SyslogAddress>,
+    /// Which records.
+    pub choice: Choice,
+    /// How many of an endpoint.
+    pub bounds: Bounds,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            file: None,
+            file_max_bytes: 100 << 20,
+            file_keep: 5,
+            syslog: None,
+            choice: Choice::default(),
+            bounds: Bounds { rate: NonZeroU32::new(1_000), sample: None },
+        }
+    }
+}
 
 /// The sink cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -45,372 +105,166 @@ pub struct AuditError {
     pub source: io::Error,
 }
 
-/// Takes records from any thread; a clone writes to the same log.
+/// Takes decisions from any thread; a clone hands to the same log.
 #[derive(Clone, Debug)]
 pub struct AuditLog {
-    queue: Option<SyncSender<(SystemTime, Record)>>,
-    losses: Arc<Losses>,
+    queue: Sender<Message>,
+    counts: Arc<Counts>,
+    listeners: broadcast::Sender<Arc<Entry>>,
 }
 
 /// Ends the log in order.
 #[derive(Debug)]
 pub struct AuditWriter {
-    finished: Option<Receiver<()>>,
+    queue: Sender<Message>,
+    finished: Receiver<()>,
+    threads: usize,
 }
 
-#[derive(Debug, Default)]
-struct Losses {
-    queue: AtomicU64,
-    kernel: AtomicU64,
+/// Hears every record from when it was made on, whatever the sinks are given.
+#[derive(Debug)]
+pub struct Listener {
+    entries: broadcast::Receiver<Arc<Entry>>,
+    counts: Arc<Counts>,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    #[serde(flatten)]
-    record: &'a Record,
+/// What a listener hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// A record.
+    Entry(Arc<Entry>),
+    /// So many records came while the listener did not listen, and were forgotten.
+    Missed(u64),
 }
 
 impl AuditLog {
-    /// Opens the log: standard output for `-`, nothing for `None`.
-    pub fn open(path: Option<&Path>) -> Result<(Self, AuditWriter), AuditError> {
-        let Some(path) = path else {
-            return Ok((Self::disabled(), AuditWriter { finished: None }));
-        };
-        if path == Path::new("-") {
-            return Ok(Self::to_sink(Box::new(io::stdout()), QUEUE_MAX));
+    /// Opens the sinks and starts their threads. Records are described with what `registry` knows.
+    pub fn start(
+        config: &AuditConfig,
+        registry: Arc<Registry>,
+    ) -> Result<(Self, AuditWriter), AuditError> {
+        let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+        if let Some(path) = &config.file {
+            let opened = open(path, config);
+            sinks.push(opened.map_err(|source| AuditError { path: path.to_owned(), source })?);
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| AuditError { path: path.to_owned(), source })?;
-        Ok(Self::to_sink(Box::new(file), QUEUE_MAX))
+        if let Some(address) = &config.syslog {
+            sinks.push(Box::new(Syslog::new(address.clone())));
+        }
+        Ok(Self::over(sinks, config, registry))
     }
 
-    /// A log that keeps nothing.
-    pub fn disabled() -> Self {
-        Self { queue: None, losses: Arc::default() }
-    }
-
-    fn to_sink(sink: Box<dyn Write + Send>, capacity: usize) -> (Self, AuditWriter) {
-        let (queue, records) = sync_channel(capacity);
-        let (finish, finished) = sync_channel(1);
-        let losses = Arc::new(Losses::default());
-        let shared = Arc::clone(&losses);
+    fn over(
+        sinks: Vec<Box<dyn Sink>>,
+        config: &AuditConfig,
+        registry: Arc<Registry>,
+    ) -> (Self, AuditWriter) {
+        let (queue, messages) = channel();
+        let (listeners, _) = broadcast::channel(LISTENER_MAX);
+        let counts = Arc::new(Counts::new(sinks.len()));
+        let threads = sinks.len() + 1;
+        let (finish, finished) = sync_channel(threads);
+        let outlets = sinks
+            .into_iter()
+            .enumerate()
+            .map(|(place, sink)| outlet::start(sink, place, Arc::clone(&counts), finish.clone()))
+            .collect();
+        let hub = Hub::new(config, registry, outlets, listeners.clone(), Arc::clone(&counts));
         std::thread::spawn(move || {
-            write_all(&records, sink, &shared);
+            hub.run(&messages);
             // Nobody waits where the agent did not close the log.
             let _ = finish.try_send(());
         });
-        (Self { queue: Some(queue), losses }, AuditWriter { finished: Some(finished) })
+        let log = Self { queue: queue.clone(), counts, listeners };
+        (log, AuditWriter { queue, finished, threads })
     }
 
-    /// Whether anything is kept, so that records are worth building.
-    pub fn is_enabled(&self) -> bool {
-        self.queue.is_some()
+    /// Takes a decision about a lookup.
+    pub fn lookup(&self, mut decision: DecisionRecord) {
+        if self.counts.is_anyone_there() {
+            let omitted = decision.addresses.len().saturating_sub(ADDRESSES_MAX);
+            decision.addresses.truncate(ADDRESSES_MAX);
+            decision.addresses.shrink_to_fit();
+            self.hand_over(Message::Lookup {
+                time: SystemTime::now(),
+                decision: Box::new(decision),
+                omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
+            });
+        }
     }
 
-    /// Records a decision made just then.
-    pub fn record(&self, record: Record) {
-        self.record_at(SystemTime::now(), record);
-    }
-
-    /// Records a decision made at `time`.
-    pub fn record_at(&self, time: SystemTime, record: Record) {
-        if let Some(queue) = &self.queue
-            && queue.try_send((time, record)).is_err()
-        {
-            self.losses.queue.fetch_add(1, Ordering::Relaxed);
+    /// Takes a decision about a packet.
+    pub fn flow(&self, event: FlowEvent) {
+        if self.counts.is_anyone_there() {
+            self.hand_over(Message::Flow(event));
         }
     }
 
     /// Counts events that the kernel could not hand over.
     pub fn kernel_lost(&self, count: u64) {
-        self.losses.kernel.fetch_add(count, Ordering::Relaxed);
+        self.counts.lose(LossSource::Kernel, count);
+    }
+
+    /// Listens to every record from here on.
+    pub fn listen(&self) -> Listener {
+        self.counts.listeners_changed(true);
+        Listener { entries: self.listeners.subscribe(), counts: Arc::clone(&self.counts) }
+    }
+
+    /// What became of all records so far.
+    pub fn counts(&self) -> AuditCounts {
+        self.counts.snapshot()
+    }
+
+    fn hand_over(&self, message: Message) {
+        if !self.counts.enter(QUEUE_MAX) {
+            self.counts.lose(LossSource::Queue, 1);
+        } else if self.queue.send(message).is_err() {
+            self.counts.leave();
+        }
+    }
+}
+
+impl Listener {
+    /// Waits for the next record; `None` once the log has ended.
+    pub async fn next(&mut self) -> Option<Heard> {
+        match self.entries.recv().await {
+            Ok(entry) => Some(Heard::Entry(entry)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Heard::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.counts.listeners_changed(false);
     }
 }
 
 impl AuditWriter {
-    /// Waits until everything recorded is written, for a bounded time. Every [`AuditLog`] must be
-    /// dropped before.
+    /// Waits until everything handed over so far is written, for a bounded time.
     pub fn close(self) {
-        if let Some(finished) = self.finished
-            && finished.recv_timeout(CLOSE_PATIENCE).is_err()
-        {
-            tracing::warn!("the audit log's sink does not take the last records");
+        let _ = self.queue.send(Message::Stop);
+        let deadline = std::time::Instant::now() + CLOSE_PATIENCE;
+        for _ in 0..self.threads {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if self.finished.recv_timeout(left).is_err() {
+                tracing::warn!("a sink of the audit log does not take the last records");
+                return;
+            }
         }
     }
 }
 
-fn write_all(
-    records: &Receiver<(SystemTime, Record)>,
-    mut sink: Box<dyn Write + Send>,
-    losses: &Losses,
-) {
-    let mut batch = Vec::with_capacity(BATCH_BYTES);
-    let mut broken = false;
-    loop {
-        let ended = match records.recv_timeout(Duration::from_secs(1)) {
-            Ok((time, record)) => {
-                let mut lines = encode(&mut batch, time, &record, losses);
-                while batch.len() < BATCH_BYTES
-                    && let Ok((time, record)) = records.try_recv()
-                {
-                    lines += encode(&mut batch, time, &record, losses);
-                }
-                lines += report_losses(&mut batch, losses);
-                let outcome = sink.write_all(&batch).and_then(|()| sink.flush());
-                note_outcome(outcome, lines, &mut broken, losses);
-                false
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                if !broken && report_losses(&mut batch, losses) > 0 {
-                    let outcome = sink.write_all(&batch).and_then(|()| sink.flush());
-                    note_outcome(outcome, 0, &mut broken, losses);
-                }
-                false
-            }
-            Err(RecvTimeoutError::Disconnected) => true,
-        };
-        batch.clear();
-        if ended {
-            return;
-        }
+fn open(path: &Path, config: &AuditConfig) -> io::Result<Box<dyn Sink>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(Stream(io::stdout())));
     }
-}
-
-fn note_outcome(outcome: io::Result<()>, lines: u64, broken: &mut bool, losses: &Losses) {
-    match outcome {
-        Ok(()) => *broken = false,
-        Err(error) => {
-            losses.queue.fetch_add(lines, Ordering::Relaxed);
-            if !*broken {
-                tracing::error!(%error, "cannot write the audit log; records are lost until it works");
-            }
-            *broken = true;
-        }
+    let is_special = std::fs::metadata(path).is_ok_and(|is| !is.is_file());
+    if is_special {
+        let file = std::fs::OpenOptions::new().append(true).open(path)?;
+        return Ok(Box::new(Stream(file)));
     }
-}
-
-fn encode(batch: &mut Vec<u8>, time: SystemTime, record: &Record, losses: &Losses) -> u64 {
-    let line = Line { time: clock::rfc3339(time), record };
-    match json::write_line(batch, &line) {
-        Ok(()) => 1,
-        Err(error) => {
-            tracing::error!(%error, "a record cannot be encoded");
-            losses.queue.fetch_add(1, Ordering::Relaxed);
-            0
-        }
-    }
-}
-
-fn report_losses(batch: &mut Vec<u8>, losses: &Losses) -> u64 {
-    let mut lines = 0;
-    for (source, counter) in [("audit", &losses.queue), ("kernel", &losses.kernel)] {
-        let count = counter.swap(0, Ordering::Relaxed);
-        if count > 0 {
-            let record = Record::Lost(LostRecord { source, count });
-            lines += encode(batch, SystemTime::now(), &record, losses);
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::sync::mpsc::Sender;
-
-    use namegate_policy::identity::Identity;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Memory {
-        fn lines(&self) -> Vec<Value> {
-            let bytes = self.0.lock().unwrap().clone();
-            let text = String::from_utf8(bytes).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-        }
-    }
-
-    fn mk_dns(name: &str) -> Record {
-        Record::Dns(Box::new(DnsRecord {
-            verdict: "denied",
-            reason: "no-rule".to_owned(),
-            endpoint: EndpointLabel {
-                namespace: Some("shop".into()),
-                pod: Some("checkout".into()),
-                identity: Some(256),
-            },
-            query: Some(Query { name: name.to_owned(), kind: "A".to_owned() }),
-            rcode: Some("REFUSED".to_owned()),
-            addresses: vec![AnsweredAddress { address: "203.0.113.1".parse().unwrap(), ttl: 60 }],
-            not_opened: Vec::new(),
-            policy: None,
-            policies: Vec::new(),
-            resolver: Some("10.96.0.10".parse().unwrap()),
-            transport: "udp",
-            latency_us: 7,
-        }))
-    }
-
-    #[test]
-    fn a_dns_record_has_the_published_fields() {
-        let memory = Memory::default();
-        let (log, writer) = AuditLog::to_sink(Box::new(memory.clone()), 8);
-        log.record_at(SystemTime::UNIX_EPOCH, mk_dns("api.example.com"));
-        drop(log);
-        writer.close();
-        assert_eq!(
-            memory.lines(),
-            [json!({
-                "time": "1970-01-01T00:00:00.000000Z",
-                "kind": "dns",
-                "verdict": "denied",
-                "reason": "no-rule",
-                "endpoint": {"namespace": "shop", "pod": "checkout", "identity": 256},
-                "query": {"name": "api.example.com", "type": "A"},
-                "rcode": "REFUSED",
-                "addresses": [{"address": "203.0.113.1", "ttl": 60}],
-                "policy": null,
-                "resolver": "10.96.0.10",
-                "transport": "udp",
-                "latency_us": 7,
-            })]
-        );
-    }
-
-    #[test]
-    fn a_flow_record_has_the_published_fields() {
-        let memory = Memory::default();
-        let (log, writer) = AuditLog::to_sink(Box::new(memory.clone()), 8);
-        let policy = PolicyLabel {
-            policy_kind: namegate_policy::rule::PolicyKind::EgressPolicy,
-            namespace: Some("shop".into()),
-            name: "checkout-apis".into(),
-            rule: Some("payments".into()),
-        };
-        let record = FlowRecord {
-            verdict: "forwarded",
-            reason: "judged",
-            direction: "egress",
-            protocol: "tcp".to_owned(),
-            endpoint: EndpointLabel::default(),
-            source: Peer { port: 40_000, ..Peer::default() },
-            destination: Peer {
-                address: Some("203.0.113.1".parse().unwrap()),
-                port: 443,
-                identity: Some(4),
-                entity: entity(Identity::WORLD),
-                names: vec!["api.example.com".to_owned()],
-                ..Peer::default()
-            },
-            policy: Some(policy),
-            policies: Vec::new(),
-        };
-        log.record(Record::Flow(Box::new(record)));
-        drop(log);
-        writer.close();
-        let line = &memory.lines()[0];
-        assert_eq!(line["kind"], "flow");
-        assert_eq!(
-            line["destination"],
-            json!({
-                "address": "203.0.113.1", "port": 443, "namespace": null, "pod": null,
-                "identity": 4, "entity": "world", "names": ["api.example.com"],
-            })
-        );
-        assert_eq!(
-            line["policy"],
-            json!({
-                "kind": "EgressPolicy", "namespace": "shop", "name": "checkout-apis",
-                "rule": "payments",
-            })
-        );
-    }
-
-    #[test]
-    fn every_line_parses_whatever_the_name() {
-        let memory = Memory::default();
-        let (log, writer) = AuditLog::to_sink(Box::new(memory.clone()), 4_096);
-        for code in (0..0x3000).chain(0x1_f600..0x1_f610) {
-            if let Some(character) = char::from_u32(code) {
-                log.record(mk_dns(&format!("a{character}\"}}\n{{\\")));
-            }
-            if code % 1_000 == 0 {
-                // Lets the writer keep up: what is lost is the matter of another test.
-                while memory.0.lock().unwrap().is_empty() {
-                    std::thread::yield_now();
-                }
-            }
-        }
-        drop(log);
-        writer.close();
-        for line in memory.lines() {
-            assert!(line["kind"] == "dns" || line["kind"] == "lost");
-        }
-    }
-
-    /// A sink that takes nothing until told.
-    struct Gate(Receiver<()>, Memory);
-
-    impl Write for Gate {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
-            self.1.write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_slow_sink_stalls_nobody_and_losses_are_told() {
-        let memory = Memory::default();
-        let (open, gate): (Sender<()>, _) = std::sync::mpsc::channel();
-        let (log, writer) = AuditLog::to_sink(Box::new(Gate(gate, memory.clone())), 4);
-        for _ in 0..100 {
-            log.record(mk_dns("slow.example"));
-        }
-        log.kernel_lost(3);
-        drop(open);
-        log.record(mk_dns("last.example"));
-        drop(log);
-        writer.close();
-        let lines = memory.lines();
-        let told = |source: &str| -> u64 {
-            let of = |l: &&Value| l["kind"] == "lost" && l["source"] == source;
-            lines.iter().filter(of).filter_map(|l| l["count"].as_u64()).sum()
-        };
-        let written = u64::try_from(lines.iter().filter(|l| l["kind"] == "dns").count()).unwrap();
-        assert_eq!(told("kernel"), 3);
-        assert!(written >= 4, "{written}");
-        assert_eq!(written + told("audit"), 101, "nothing is lost in silence");
-    }
-
-    #[test]
-    fn a_sink_that_cannot_be_opened_is_named() {
-        let error =
-            AuditLog::open(Some(Path::new("/proc/no/such/file"))).expect_err("no such place");
-        assert!(error.to_string().contains("/proc/no/such/file"));
-    }
+    Ok(Box::new(RotatedFile::open(path, config.file_max_bytes, config.file_keep)?))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::duration;
+use super::{AuditArgs, duration};
 use crate::admin::{DEFAULT_SOCKET, Places};
 use crate::resolvers::ResolverGroup;
 
@@ -41,9 +41,9 @@ pub struct AgentArgs {
     /// How often to look whether policy kinds that the cluster did not have are there
     #[arg(long, env = "NAMEGATE_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     pub discovery_interval: Duration,
-    /// Write one JSON object per decision to this file; `-` for standard output
-    #[arg(long, env = "NAMEGATE_AUDIT_LOG", value_name = "FILE|-")]
-    pub audit_log: Option<PathBuf>,
+    /// What is logged of decisions, and where
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// A further resolver whose lookups go through the proxy; may be repeated
     #[arg(
         long = "resolver",

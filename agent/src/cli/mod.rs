@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and the exit code that answers.
 
 mod agent_args;
+mod audit_args;
 mod check;
 mod client;
 mod convert;
@@ -9,6 +10,7 @@ mod duration;
 mod endpoints;
 mod explain;
 mod located;
+mod schema;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -18,11 +20,13 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 pub use agent_args::{AgentArgs, Guard, NodeArgs};
+pub use audit_args::AuditArgs;
 pub use check::{CheckArgs, Output};
 pub use client::{Client, ClientError, SocketArgs};
 pub use convert::ConvertArgs;
 pub use endpoints::EndpointsArgs;
 pub use explain::ExplainArgs;
+pub use schema::Subject;
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
 
@@ -78,6 +82,11 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
     Crds,
+    /// Print the JSON Schema of what the agent writes
+    Schema {
+        /// Of what.
+        subject: Subject,
+    },
     /// Say by the exit code whether an agent enforces everything that it read
     Ready {
         /// The agent's --ready-file
@@ -120,6 +129,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Endpoints(args) => report(endpoints::run(&args)),
         Command::Convert(args) => convert::run(&args),
         Command::Crds => crds::run(),
+        Command::Schema { subject } => schema::run(subject),
         Command::Ready { ready_file } => is_ready(&ready_file),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),
         Command::Version => {

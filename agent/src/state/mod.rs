@@ -24,7 +24,7 @@ use namegate_policy::learned::{LearnError, Learned, Place};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
 use namegate_policy::pattern::PatternSeed;
-use namegate_policy::resource::PodRef;
+use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{PolicyTable, Tables};
 use namegate_policy::time::Timestamp;
 
@@ -279,6 +279,11 @@ impl State {
     /// The pod that has this address.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodRef> {
         self.tables.inventory().pod_at(address).map(|(pod, _)| &pod.reference)
+    }
+
+    /// A pod.
+    pub fn pod(&self, pod: &PodRef) -> Option<&Pod> {
+        self.tables.inventory().pod(pod)
     }
 
     /// The identity of a pod.

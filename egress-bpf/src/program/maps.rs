@@ -1,7 +1,7 @@
 //! The maps, and access to them.
 //!
-//! What grows with the cluster's policies is allocated as it is written; what packets write is
-//! allocated beforehand, so that an insert is cheap and fails only when full.
+//! What grows with the cluster's policies and with what pods look up is allocated as it is written;
+//! what packets write is allocated beforehand, so that an insert is cheap and fails only when full.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
@@ -34,7 +34,7 @@ static CIDRS: LpmTrie<CidrKey, RuleSet> = LpmTrie::with_max_entries(524_288, BPF
 #[map]
 static PORTS: HashMap<PortKey, RuleSet> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 #[map]
-static NAMES: HashMap<NameKey, NameEntry> = HashMap::with_max_entries(131_072, 0);
+static NAMES: HashMap<NameKey, NameEntry> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 #[map]
 static SERVICES: HashMap<ServiceKey, Service> =
     HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
@@ -63,7 +63,7 @@ static HITS: PerCpuHashMap<HitKey, u64> =
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * COUNTER_SLOTS, 0);
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// What is found out about a packet: too large for the stack.
 #[map]

@@ -1,6 +1,5 @@
 //! Which names an identity may ask for, and which rules an answer opens.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -82,6 +81,8 @@ struct Use {
     clause: Option<u16>,
     resolves: bool,
     allow_private: bool,
+    /// Whether the pattern is one name in full.
+    is_exact: bool,
     origin: Origin,
 }
 
@@ -131,15 +132,17 @@ impl NamePolicy {
     /// Lets the names of `peer` open addresses for `clause`.
     pub(crate) fn open(&mut self, peer: &FqdnPeer, clause: u16, origin: &Origin) {
         let (resolves, allow_private) = (peer.resolves, peer.allow_private);
-        let clause = Some(clause);
-        let place = self.place(Use { clause, resolves, allow_private, origin: origin.clone() });
+        let (clause, is_exact) = (Some(clause), peer.pattern.is_exact());
+        let origin = origin.clone();
+        let place = self.place(Use { clause, resolves, allow_private, is_exact, origin });
         self.patterns.insert(&peer.pattern, &peer.except, place);
     }
 
     /// Lets names resolve that open nothing.
     pub(crate) fn resolve(&mut self, pattern: &DomainPattern, origin: &Origin) {
-        let origin = origin.clone();
-        let place = self.place(Use { clause: None, resolves: true, allow_private: false, origin });
+        let (origin, is_exact) = (origin.clone(), pattern.is_exact());
+        let meant = Use { clause: None, resolves: true, allow_private: false, is_exact, origin };
+        let place = self.place(meant);
         self.patterns.insert(pattern, &[], place);
     }
 
@@ -160,9 +163,20 @@ impl NamePolicy {
         self.is_governed
     }
 
+    /// Whether rules let `name` be asked by wildcards alone: none of them, nor the cluster's own
+    /// domain, names it in full.
+    pub fn is_wildcard_alone(&self, name: &DnsName) -> bool {
+        let (mut is_below, mut is_named) = (false, false);
+        self.for_each_use(name, |found| {
+            is_below |= found.resolves;
+            is_named |= found.resolves && found.is_exact;
+        });
+        is_below && !is_named && !self.cluster.owns(name)
+    }
+
     /// Decides about a query for `name`.
     pub fn decide(&self, name: &DnsName) -> NameDecision {
-        let mut clauses = BTreeSet::new();
+        let mut clauses = ClauseSet::new();
         let mut allowed: Option<(u32, &Use)> = None;
         self.patterns.for_each_match(name, |place| {
             let found = &self.uses[place as usize];
@@ -175,7 +189,8 @@ impl NamePolicy {
                 allowed = Some(candidate);
             }
         });
-        let clauses: ClauseSet = clauses.into_iter().collect();
+        clauses.sort_unstable();
+        clauses.dedup();
         let allow = |origin, audit| NameDecision::Allowed { clauses, origin, audit };
         if let Some((_, rule)) = allowed {
             return allow(Some(rule.origin.clone()), false);
@@ -196,19 +211,35 @@ impl NamePolicy {
 
     /// The clauses that addresses of `name` are opened for, lowest first.
     pub fn clauses(&self, name: &DnsName) -> ClauseSet {
-        let mut clauses = BTreeSet::new();
-        self.for_each_use(name, |found| clauses.extend(found.clause));
-        clauses.into_iter().collect()
+        self.sorted_clauses(name, |_| true)
     }
 
     /// Those of [`NamePolicy::clauses`] that private addresses are opened for under the strict
     /// rebinding guard: where a peer that means `name` allows it (EP-9).
     pub fn private_clauses(&self, name: &DnsName) -> ClauseSet {
-        let mut clauses = BTreeSet::new();
-        self.for_each_use(name, |found| {
-            clauses.extend(found.clause.filter(|_| found.allow_private));
+        self.sorted_clauses(name, |allow_private| allow_private)
+    }
+
+    /// Hands out the clauses that addresses of `name` are opened for, each with whether private ones
+    /// are too; in no order, and one that several peers mean more than once.
+    pub fn for_each_clause(&self, name: &DnsName, mut found: impl FnMut(u16, bool)) {
+        self.for_each_use(name, |one| {
+            if let Some(clause) = one.clause {
+                found(clause, one.allow_private);
+            }
         });
-        clauses.into_iter().collect()
+    }
+
+    fn sorted_clauses(&self, name: &DnsName, is_meant: impl Fn(bool) -> bool) -> ClauseSet {
+        let mut clauses = ClauseSet::new();
+        self.for_each_clause(name, |clause, allow_private| {
+            if is_meant(allow_private) {
+                clauses.push(clause);
+            }
+        });
+        clauses.sort_unstable();
+        clauses.dedup();
+        clauses
     }
 }
 

@@ -156,6 +156,11 @@ impl DomainPattern {
         self.0 == Form::Any
     }
 
+    /// Whether it is one name in full.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.0, Form::Exact(_))
+    }
+
     /// Whether every name that `other` matches matches this pattern; `false` where that cannot be told.
     pub fn covers(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {

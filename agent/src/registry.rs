@@ -16,7 +16,7 @@ use namegate_policy::selector::Labels;
 use namegate_policy::table::{Clause, PolicyTable};
 
 use crate::audit::PolicyLabel;
-use crate::state::{Effects, EndpointEffect, State};
+use crate::state::{Effects, EndpointEffect, SharedLearned, State};
 
 /// Tables that are remembered after they went: events that they decided may still be on their way.
 const FORMER_TABLES: usize = 64;
@@ -50,7 +50,7 @@ pub struct Registry {
     clients: DashMap<IpAddr, Arc<Client>>,
     endpoints: DashMap<u32, (Arc<KnownPod>, Option<Identity>)>,
     pods: DashMap<IpAddr, Arc<KnownPod>>,
-    names: DashMap<Place, Arc<[Arc<str>]>>,
+    learned: SharedLearned,
     selecting: DashMap<Identity, Arc<[PolicyLabel]>>,
     tables: DashMap<u32, Arc<Behind>>,
     former: Mutex<VecDeque<(u32, Arc<Behind>)>>,
@@ -69,8 +69,13 @@ impl Registry {
     }
 
     /// The names that an identity learned for an address.
-    pub fn names(&self, place: Place) -> Arc<[Arc<str>]> {
-        self.names.get(&place).map(|entry| Arc::clone(entry.value())).unwrap_or_default()
+    pub fn names(&self, place: Place) -> Vec<String> {
+        self.learned.read().leases(place).map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// What identities learned; the state keeps it up to date.
+    pub const fn learned(&self) -> &SharedLearned {
+        &self.learned
     }
 
     /// The policies that select an identity.
@@ -120,13 +125,6 @@ impl Registry {
     /// Takes what changed: called before the kernel is told, so that whoever the kernel lets ask is
     /// known.
     pub fn update(&self, state: &State, effects: &Effects) {
-        for (place, names) in &effects.labels {
-            if names.is_empty() {
-                self.names.remove(place);
-            } else {
-                self.names.insert(*place, names.as_slice().into());
-            }
-        }
         for (address, identity) in &effects.ipcache {
             match identity.and_then(|_| state.pod_at(*address)) {
                 Some(pod) => self.pods.insert(*address, known(state, pod)),

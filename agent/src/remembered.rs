@@ -2,8 +2,9 @@
 //!
 //! Identities are numbers of one process; on disk a pod stands for its identity.
 
-use std::fs;
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, IntoInnerError};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,10 @@ use namegate_policy::learned::Lease;
 use namegate_policy::name::DnsName;
 use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::state::State;
+use crate::state::{EndpointSpec, State};
 
 /// The largest file that is read back.
 const FILE_MAX: u64 = 256 << 20;
@@ -21,13 +23,14 @@ const FILE_MAX: u64 = 256 << 20;
 /// Identifies a run of the kernel, whose monotonic clock deadlines are told by.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+/// The file as it is read; [`Held`] is how it is written.
+#[derive(Debug, Deserialize)]
 struct Remembered {
     boot_id: String,
     leases: Vec<RememberedLease>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 struct RememberedLease {
     namespace: String,
     pod: String,
@@ -41,39 +44,61 @@ pub fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("learned.json")
 }
 
-/// Everything learned, encoded.
-pub fn encode(state: &State) -> Result<Vec<u8>, serde_json::Error> {
-    let mut leases = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for spec in state.endpoints().values() {
-        if !seen.insert(spec.identity) {
-            continue;
-        }
-        let learned = state.learned();
-        for address in learned.addresses(spec.identity) {
-            for (name, lease) in learned.leases((spec.identity, address)) {
-                let deadline = match lease {
-                    Lease::Fresh { deadline } => deadline,
-                    Lease::Lingering { since } => since,
-                };
-                leases.push(RememberedLease {
-                    namespace: spec.pod.namespace.to_string(),
-                    pod: spec.pod.name.to_string(),
-                    name: name.to_string(),
-                    address,
-                    deadline_ns: deadline.as_nanos(),
-                });
-            }
-        }
-    }
-    serde_json::to_vec(&Remembered { boot_id: boot_id().unwrap_or_default(), leases })
+/// Writes everything learned: the file whole or not at all, and nothing of it held in memory.
+pub fn write(path: &Path, state: &State) -> io::Result<()> {
+    let draft = path.with_extension("json.draft");
+    let mut file = BufWriter::new(File::create(&draft)?);
+    let held = Held { boot_id: boot_id().unwrap_or_default(), leases: Leases(state) };
+    serde_json::to_writer(&mut file, &held)?;
+    file.into_inner().map_err(IntoInnerError::into_error)?;
+    fs::rename(draft, path)
 }
 
-/// Writes the file whole or not at all.
-pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("json.draft");
-    fs::write(&draft, content)?;
-    fs::rename(draft, path)
+#[derive(Serialize)]
+struct Held<'a> {
+    boot_id: String,
+    leases: Leases<'a>,
+}
+
+struct Leases<'a>(&'a State);
+
+#[derive(Serialize)]
+struct HeldLease<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    #[serde(serialize_with = "as_text")]
+    name: &'a DnsName,
+    address: IpAddr,
+    deadline_ns: u64,
+}
+
+impl Serialize for Leases<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut leases = serializer.serialize_seq(None)?;
+        let mut seen = BTreeSet::new();
+        let learned = self.0.learned().read();
+        // One pod stands for all of its identity.
+        let first = |spec: &&EndpointSpec| seen.insert(spec.identity);
+        for spec in self.0.endpoints().values().filter(first) {
+            for address in learned.addresses(spec.identity) {
+                for (name, lease) in learned.leases((spec.identity, address)) {
+                    let deadline = match lease {
+                        Lease::Fresh { deadline } => deadline,
+                        Lease::Lingering { since } => since,
+                    };
+                    let (namespace, pod) = (&*spec.pod.namespace, &*spec.pod.name);
+                    let deadline_ns = deadline.as_nanos();
+                    let lease = HeldLease { namespace, pod, name, address, deadline_ns };
+                    leases.serialize_element(&lease)?;
+                }
+            }
+        }
+        leases.end()
+    }
+}
+
+fn as_text<S: Serializer>(name: &DnsName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
 }
 
 /// Gives back to `state` what an earlier agent learned since the node started, and says how many
@@ -87,7 +112,7 @@ pub fn restore(path: &Path, state: &mut State) -> io::Result<usize> {
     if size > FILE_MAX {
         return Err(io::Error::other("the file is too large"));
     }
-    let remembered: Remembered = serde_json::from_slice(&fs::read(path)?)?;
+    let remembered: Remembered = serde_json::from_reader(BufReader::new(File::open(path)?))?;
     if Some(remembered.boot_id) != boot_id() {
         return Ok(0);
     }

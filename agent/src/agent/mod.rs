@@ -1,5 +1,6 @@
 //! The running agent: everything wired together, and the order of start and end.
 
+mod books;
 mod objects;
 mod start;
 mod work;
@@ -96,7 +97,7 @@ async fn serve(
             .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
     }
     phase.enter(Phase::Enforcing);
-    let name = agent.work(&mut signals).await;
+    let name = agent.work(&mut signals).await?;
     phase.enter(Phase::Ending);
     tracing::info!(signal = name, "ending");
     agent.end(args).await

@@ -14,6 +14,7 @@ use namegate_policy::identity::Identity;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::books::{Books, Shelf};
 use super::objects::{FirstRead, Objects};
 use super::work::Agent;
 use crate::admin::Question;
@@ -53,7 +54,9 @@ pub(super) async fn start(
         link::ensure(&handle, name, (args.proxy_ipv4, args.proxy_ipv6), &args.sysctl_dir).await?;
     let (datapath, events) = open_datapath(args, &link)?;
 
-    let (desk, lessons) = LessonDesk::new();
+    let shelf = Arc::new(Shelf::default());
+    let teacher = Arc::clone(&shelf);
+    let (learner, lessons) = LessonDesk::new(move |lessons| teacher.teach(lessons));
     let proxy = Proxy::start(
         Config {
             timeouts: Timeouts {
@@ -71,7 +74,7 @@ pub(super) async fn start(
         },
         Services {
             clients: Arc::clone(&registry) as _,
-            learner: Arc::new(desk),
+            learner: Arc::new(learner),
             log: Arc::new(DnsAudit(log.clone())),
         },
     )
@@ -92,12 +95,14 @@ pub(super) async fn start(
     let classes = leftover_names.values().map(|entry| entry.class.max(entry.live_class));
     let first_class = classes.max().unwrap_or(0).saturating_add(1);
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
+    let state = State::new(super::settings(args, &link, node_name)?)
+        .with_learned(registry.learned().clone())
+        .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
+        .with_search(resolvers::search_domains(&super::resolv_conf()));
+    let apply = Apply::new(datapath, inherited, tables, first_class);
+    let mut books = Box::new(Books::new(state, apply, Arc::clone(&registry)));
     let mut agent = Agent {
-        state: State::new(super::settings(args, &link, node_name)?)
-            .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
-            .with_search(resolvers::search_domains(&super::resolv_conf())),
-        apply: Apply::new(datapath, inherited, tables, first_class),
-        registry,
+        shelf,
         log: log.clone(),
         proxy,
         proxy_slots: BTreeMap::new(),
@@ -108,7 +113,6 @@ pub(super) async fn start(
             groups: args.resolver_groups.clone(),
         },
         remembered_path: remembered::path(&args.node.run_dir()),
-        remembered_is_behind: false,
         remember_from: Instant::now(),
         events_lost: 0,
         wanted,
@@ -117,26 +121,24 @@ pub(super) async fn start(
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),
-        last_failures: BTreeSet::new(),
     };
 
     let now = clock::monotonic_now();
-    let mut effects = agent.state.handle(Event::Objects(changes), now);
+    let mut effects = books.state.handle(Event::Objects(changes), now);
     let wanted_first = effects.wanted.clone().unwrap_or_default();
     let town = watcher.look(&wanted_first).await.context("cannot look at the node's interfaces")?;
-    effects.absorb(agent.state.handle(Event::Town(town), now));
-    match remembered::restore(&agent.remembered_path, &mut agent.state) {
+    effects.absorb(books.state.handle(Event::Town(town), now));
+    match remembered::restore(&agent.remembered_path, &mut books.state) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "learned addresses of an earlier agent are kept"),
         Err(error) => tracing::warn!(%error, "what an earlier agent learned cannot be read"),
     }
-    let identities: Vec<Identity> = agent.state.tables().keys().copied().collect();
+    let identities: Vec<Identity> = books.state.tables().keys().copied().collect();
     for identity in identities {
-        if let Some(effect) = agent.state.table_effect(identity) {
+        if let Some(effect) = books.state.table_effect(identity) {
             effects.tables.insert(identity, effect);
         }
     }
-    effects.labels = agent.state.labels();
     // What an earlier agent knew and this one does not.
     for address in leftovers.into_keys() {
         effects.ipcache.entry(address).or_insert(None);
@@ -145,11 +147,11 @@ pub(super) async fn start(
         tracing::warn!("endpoints of an earlier agent that no object names stay as they were");
         Unknown::Stay
     } else {
-        effects.absorb(agent.state.inherit(&enforced));
+        effects.absorb(books.state.inherit(&enforced));
         Unknown::Go
     };
-    agent.apply_first(effects, unknown).await?;
-    agent.forget_names(leftover_names.into_keys());
+    agent.apply_first(&mut books, effects, unknown).await?;
+    Agent::forget_names(&mut books, leftover_names.into_keys());
 
     let (send, changes) = mpsc::channel(CHANGES_MAX);
     agent.changes = changes;
@@ -161,11 +163,12 @@ pub(super) async fn start(
     agent.tasks.push(tokio::spawn(flows::follow(events, log)));
     tracing::info!(
         objects,
-        policies = agent.state.policy_count(),
-        endpoints = agent.state.endpoints().len(),
+        policies = books.state.policy_count(),
+        endpoints = books.state.endpoints().len(),
         resolvers = agent.proxy_slots.len(),
         "enforcing"
     );
+    agent.shelf.lay(books);
     Ok(agent)
 }
 

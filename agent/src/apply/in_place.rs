@@ -36,7 +36,8 @@ impl<K: Kernel> Apply<K> {
         let Some(in_force) = self.identities.get_mut(&identity) else { return };
         let number = in_force.table;
         let Some(changes) = RowChanges::in_place(number, &in_force.policy, &table) else {
-            let names = in_force.told.clone();
+            let held = in_force.book.entries();
+            let names = held.filter_map(|(at, _)| Some((at.into(), in_force.rules(at)?))).collect();
             self.replace_table(identity, &TableEffect { table, names }, later, outcome);
             return;
         };

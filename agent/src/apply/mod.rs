@@ -9,6 +9,7 @@
 mod datapath;
 mod in_place;
 mod kernel;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use namegate_policy::table::{ClauseTier, PolicyTable};
 pub use kernel::{EndpointRow, Kernel};
 
 use in_place::Later;
+use names::InForce;
 
 use crate::state::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 
@@ -48,16 +50,6 @@ pub struct Apply<K> {
     /// Whether the kernel was told that every address and service is written; `None` where what it was
     /// told last is not known.
     told_complete: Option<bool>,
-}
-
-/// The table of one identity.
-#[derive(Debug)]
-struct InForce {
-    table: u32,
-    policy: Arc<PolicyTable>,
-    book: NameBook,
-    /// What `book` was told last; less after a failed write, so that everything is told again.
-    told: BTreeMap<IpAddr, NameRules>,
 }
 
 /// What could not be written.
@@ -194,7 +186,7 @@ impl<K: Kernel> Apply<K> {
         self.swap_tables(&mut outcome);
         self.judge_again(&rejudge, first_generation, &mut outcome);
         for (identity, names) in later.names {
-            self.write_names(identity, names, &mut outcome);
+            self.write_all_names(identity, names, &mut outcome);
         }
         let mut by_identity: BTreeMap<Identity, BTreeMap<IpAddr, Option<NameRules>>> =
             BTreeMap::new();
@@ -270,23 +262,15 @@ impl<K: Kernel> Apply<K> {
         };
         if let Err(error) = written {
             if let Some(known) = self.identities.get_mut(&identity) {
-                known.told.clear();
+                known.is_unsure = true;
             }
             outcome.failures.push(format!("learned addresses of {}: {error}", what()));
             self.stale_tables.insert(table);
             self.retry.identities.insert(identity);
             return;
         }
-        // The move kept every deadline and gave every address its rules.
-        let told = self.identities.get(&identity).map(|known| {
-            let moved = |(address, old): (&IpAddr, &NameRules)| {
-                let rules = effect.names.get(address).copied().unwrap_or_default();
-                (*address, NameRules { deadline: old.deadline, ..rules })
-            };
-            known.told.iter().map(moved).collect()
-        });
-        let told = told.unwrap_or_default();
-        let in_force = InForce { table, policy: Arc::clone(&effect.table), book, told };
+        let is_unsure = self.identities.get(&identity).is_some_and(|known| known.is_unsure);
+        let in_force = InForce { table, policy: Arc::clone(&effect.table), book, is_unsure };
         let old = self.identities.insert(identity, in_force);
         let is_first = old.is_none();
         self.stale_tables.extend(old.map(|old| old.table));
@@ -297,7 +281,7 @@ impl<K: Kernel> Apply<K> {
             .map(|(address, rules)| (*address, (!rules.live.is_empty()).then_some(*rules)));
         if is_first {
             // No endpoint uses the table yet: flows that live must find their names there at once.
-            self.write_names(identity, names.collect(), outcome);
+            self.write_all_names(identity, names.collect(), outcome);
         } else {
             later.names.push((identity, names.collect()));
         }
@@ -443,44 +427,6 @@ impl<K: Kernel> Apply<K> {
             if let Some((spec, _)) = self.endpoints.get(&ifindex).cloned() {
                 self.put_endpoint(ifindex, spec, outcome);
             }
-        }
-    }
-
-    fn write_names(
-        &mut self,
-        identity: Identity,
-        names: BTreeMap<IpAddr, Option<NameRules>>,
-        outcome: &mut Outcome,
-    ) {
-        let Some(in_force) = self.identities.get_mut(&identity) else { return };
-        let mut writes = NameWrites::default();
-        let mut failure = None;
-        for (place, rules) in &names {
-            let address = Address::from(*place);
-            let Some(rules) = rules else {
-                in_force.told.remove(place);
-                in_force.book.remove(address, &mut writes);
-                continue;
-            };
-            if in_force.told.insert(*place, *rules) == Some(*rules) {
-                continue;
-            }
-            let deadline = rules.deadline.as_nanos();
-            let book = &mut in_force.book;
-            if let Err(full) = book.set(address, deadline, &rules.fresh, &rules.live, &mut writes) {
-                failure = Some(full.to_string());
-            }
-        }
-        if let Err(error) = self.kernel.write_names(&writes) {
-            failure = Some(error.to_string());
-        }
-        if let Some(error) = failure {
-            in_force.told.clear();
-            outcome
-                .failures
-                .push(format!("learned addresses of identity {}: {error}", identity.number()));
-            outcome.unwritten.extend(names.keys().map(|address| (identity, *address)));
-            self.retry.identities.insert(identity);
         }
     }
 

@@ -45,7 +45,7 @@ impl State {
         self.update_wanted(&pods, &mut effects, &mut troubles);
         self.update_addresses(&addresses, &mut effects, &mut troubles);
         let endpoints = self.desired_endpoints(&mut troubles);
-        self.inherit_names(&endpoints, &mut effects);
+        self.inherit_names(&endpoints);
         self.update_tables(&endpoints, &mut effects, &mut troubles);
         self.update_endpoints(endpoints, &mut effects, &mut troubles);
         self.update_services(&mut effects);
@@ -164,7 +164,7 @@ impl State {
 
     /// Gives a pod whose labels changed the names that it learned: its live flows need them. Only an
     /// identity that no endpoint had before inherits, so that nobody else gains by it (EP-10).
-    fn inherit_names(&mut self, endpoints: &BTreeMap<u32, EndpointSpec>, effects: &mut Effects) {
+    fn inherit_names(&mut self, endpoints: &BTreeMap<u32, EndpointSpec>) {
         let moves: BTreeSet<(Identity, Identity)> = endpoints
             .iter()
             .filter_map(|(index, spec)| {
@@ -175,23 +175,22 @@ impl State {
             })
             .collect();
         for (from, to) in moves {
-            let held: Vec<_> = self
-                .learned
+            let learned = self.learned.read();
+            let held: Vec<_> = learned
                 .addresses(from)
                 .flat_map(|address| {
-                    let leases = self.learned.leases((from, address));
+                    let leases = learned.leases((from, address));
                     leases.map(move |(name, lease)| (address, name.clone(), lease))
                 })
                 .collect();
+            drop(learned);
             for (address, name, lease) in held {
                 let deadline = match lease {
                     Lease::Fresh { deadline } => deadline,
                     Lease::Lingering { since } => since,
                 };
-                if self.restore(to, &name, address, deadline) {
-                    let names = effects.labels.entry((to, address)).or_default();
-                    names.push(name.to_string().into());
-                }
+                // Where there is no room for it, it is as if it had made room for others.
+                self.restore(to, &name, address, deadline);
             }
         }
     }
@@ -207,9 +206,7 @@ impl State {
         let known: BTreeSet<Identity> = self.tables.built().keys().copied().collect();
         for &identity in known.difference(&identities) {
             self.tables.release(identity);
-            for place in self.learned.forget(identity) {
-                effects.labels.insert(place, Vec::new());
-            }
+            self.learned.write().forget(identity);
             effects.retired.insert(identity);
         }
         for &identity in identities.difference(&known) {

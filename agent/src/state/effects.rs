@@ -32,8 +32,6 @@ pub struct Effects {
     /// Learned addresses that open other rules or until another time; `None` where they are
     /// forgotten. Identities in `tables` have all of theirs there.
     pub names: BTreeMap<Place, Option<NameRules>>,
-    /// The names of learned addresses, for records.
-    pub labels: BTreeMap<Place, Vec<Arc<str>>>,
     /// The services that the kernel translates, all of them, where they changed.
     pub services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
     /// The resolvers by slot, where they changed.
@@ -118,7 +116,6 @@ impl Effects {
         self.retired.extend(later.retired);
         self.endpoints.extend(later.endpoints);
         self.names.extend(later.names);
-        self.labels.extend(later.labels);
         self.services = later.services.or(self.services.take());
         self.resolvers = later.resolvers.or(self.resolvers.take());
         self.wanted = later.wanted.or(self.wanted.take());

@@ -7,6 +7,7 @@ mod desired;
 mod effects;
 mod names;
 mod services;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::dns::{ClauseSet, ClusterNames};
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::{LearnError, Learned, Place};
+use namegate_policy::learned::{LearnError, Place};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
 use namegate_policy::pattern::PatternSeed;
@@ -33,6 +34,7 @@ use crate::resolvers::Slots;
 use crate::source;
 
 pub use effects::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
+pub use shared::SharedLearned;
 
 use names::{ClusterAddresses, NameClauses, Openings};
 
@@ -123,7 +125,7 @@ pub enum TeachError {
 pub struct State {
     settings: Settings,
     tables: Tables,
-    learned: Learned,
+    learned: SharedLearned,
     town: Town,
     endpoints: BTreeMap<u32, EndpointSpec>,
     /// Interfaces that are there although their pods are not known, with the last pod that was.
@@ -145,7 +147,7 @@ impl State {
         Self {
             settings,
             tables: Tables::new(cluster_names),
-            learned: Learned::default(),
+            learned: SharedLearned::default(),
             town: Town::default(),
             endpoints: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -163,6 +165,12 @@ impl State {
         Self { tables: self.tables.with_seed(PatternSeed::new(seed)), ..self }
     }
 
+    /// The same with what is learned kept in `learned`.
+    #[must_use]
+    pub fn with_learned(self, learned: SharedLearned) -> Self {
+        Self { learned, ..self }
+    }
+
     /// The same with suffixes that pods search besides the cluster's own (EP-7).
     #[must_use]
     pub fn with_search(self, search: Vec<DnsName>) -> Self {
@@ -175,12 +183,14 @@ impl State {
             Event::Objects(changes) => self.take_objects(&changes),
             Event::Town(town) => self.take_town(town),
             Event::Tick => {
-                let due = self.learned.expire(now);
+                let due = self.learned.write().expire(now);
                 self.rewrite(due)
             }
             Event::Swept { since, in_use } => {
-                let mut due = self.learned.expire(now);
-                due.extend(self.learned.release(since, &in_use));
+                let mut learned = self.learned.write();
+                let mut due = learned.expire(now);
+                due.extend(learned.release(since, &in_use));
+                drop(learned);
                 self.rewrite(due)
             }
         }
@@ -228,22 +238,23 @@ impl State {
         let opens_any = taught.withheld.len() < answer.addresses.len();
         let mut places: BTreeSet<Place> =
             answer.addresses.iter().map(|(address, _)| (answer.identity, *address)).collect();
+        let mut learned = self.learned.write();
         for (ttl, addresses) in &opened {
             let ttl = Duration::from_secs(u64::from(*ttl));
             let deadline = self.settings.window.deadline(ttl, now);
-            let learned = self.learned.learn(answer.identity, &answer.name, addresses, deadline);
-            match learned {
+            match learned.learn(answer.identity, &answer.name, addresses, deadline) {
                 Ok(evicted) => places.extend(evicted),
                 Err(error) if opens_any => return Err(error.into()),
                 // Where nothing is to be opened the name matters to records alone.
                 Err(_) => {}
             }
         }
-        let evicted = places.len() > answer.addresses.len();
-        if evicted && self.learned.evictions(answer.identity).is_power_of_two() {
+        let evicted = learned.evictions(answer.identity);
+        drop(learned);
+        if places.len() > answer.addresses.len() && evicted.is_power_of_two() {
             tracing::warn!(
                 identity = answer.identity.number(),
-                evicted = self.learned.evictions(answer.identity),
+                evicted,
                 "learned names make room for others: those that end first are closed early"
             );
         }
@@ -257,7 +268,7 @@ impl State {
 
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.learned.next_deadline()
+        self.learned.read().next_deadline()
     }
 
     /// The policy tables in force, by identity.
@@ -297,7 +308,7 @@ impl State {
     }
 
     /// What identities learned.
-    pub fn learned(&self) -> &Learned {
+    pub fn learned(&self) -> &SharedLearned {
         &self.learned
     }
 
@@ -309,28 +320,17 @@ impl State {
         address: IpAddr,
         deadline: Timestamp,
     ) -> bool {
-        self.learned.learn(identity, name, &BTreeSet::from([address]), deadline).is_ok()
+        let mut learned = self.learned.write();
+        learned.learn(identity, name, &BTreeSet::from([address]), deadline).is_ok()
     }
 
     /// The whole of what `identity` has to have in force, for writing it anew.
     pub fn table_effect(&self, identity: Identity) -> Option<TableEffect> {
         let table = Arc::clone(self.tables.built().get(&identity)?);
-        let addresses = self.learned.addresses(identity);
-        let names = self.openings().rules(&self.learned, identity, &table.names, addresses);
+        let learned = self.learned.read();
+        let addresses = learned.addresses(identity);
+        let names = self.openings().rules(&learned, identity, &table.names, addresses);
         Some(TableEffect { table, names })
-    }
-
-    /// The names of every learned address.
-    pub fn labels(&self) -> BTreeMap<Place, Vec<Arc<str>>> {
-        let mut labels = BTreeMap::new();
-        for identity in self.learned.identities() {
-            for address in self.learned.addresses(identity) {
-                let names = self.learned.leases((identity, address));
-                let names = names.map(|(name, _)| name.to_string().into()).collect();
-                labels.insert((identity, address), names);
-            }
-        }
-        labels
     }
 
     fn openings(&self) -> Openings<'_> {
@@ -345,14 +345,10 @@ impl State {
         for (identity, address) in places {
             by_identity.entry(identity).or_default().push(address);
         }
+        let learned = self.learned.read();
         for (identity, addresses) in by_identity {
-            for address in &addresses {
-                let names = self.learned.leases((identity, *address));
-                let names = names.map(|(name, _)| name.to_string().into()).collect();
-                effects.labels.insert((identity, *address), names);
-            }
             let Some(table) = self.tables.built().get(&identity) else { continue };
-            let rules = self.openings().rules(&self.learned, identity, &table.names, addresses);
+            let rules = self.openings().rules(&learned, identity, &table.names, addresses);
             let known = |rules: NameRules| (!rules.live.is_empty()).then_some(rules);
             effects.names.extend(
                 rules.into_iter().map(|(address, rules)| ((identity, address), known(rules))),

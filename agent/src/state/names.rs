@@ -34,9 +34,14 @@ pub(super) struct NameClauses {
 
 impl NameClauses {
     pub(super) fn of(policy: &NamePolicy, name: &DnsName) -> Self {
-        let all = RuleSet::of(policy.clauses(name));
-        let private = RuleSet::of(policy.private_clauses(name));
-        Self { all, private }
+        let mut clauses = Self::default();
+        policy.for_each_clause(name, |clause, allow_private| {
+            clauses.all.insert(clause);
+            if allow_private {
+                clauses.private.insert(clause);
+            }
+        });
+        clauses
     }
 }
 

@@ -1,7 +1,7 @@
 use namegate_policy::object::ObjectRef;
 
 use namegate_policy::dns::NameDecision;
-use namegate_policy::learned::LearnedLimits;
+use namegate_policy::learned::{Learned, LearnedLimits};
 
 use super::*;
 use crate::endpoints::{Attachment, Interface};
@@ -91,6 +91,13 @@ fn mk_answer(identity: Identity, name: &str, addresses: &[(&str, u32)]) -> Answe
     }
 }
 
+/// The names of an address, as records say them.
+fn names(state: &State, identity: Identity, address: &str) -> Vec<String> {
+    let learned = state.learned().read();
+    let names = learned.leases((identity, ip(address))).map(|(name, _)| name.to_string());
+    names.collect()
+}
+
 #[test]
 fn pods_are_looked_for_where_they_say_they_live() {
     let effects = mk_state().handle(upsert(OBJECTS), at(1));
@@ -139,7 +146,7 @@ fn a_pod_that_vanishes_takes_everything_with_it() {
     assert_eq!(effects.endpoints[&CHECKOUT_LINK], EndpointEffect::Release);
     assert_eq!(effects.retired, BTreeSet::from([identity]));
     assert_eq!(effects.ipcache[&ip("10.244.1.5")], None);
-    assert_eq!(effects.labels[&(identity, ip("203.0.113.1"))].len(), 0);
+    assert_eq!(names(&state, identity, "203.0.113.1"), [""; 0]);
     assert_eq!(state.next_deadline(), None);
 }
 
@@ -270,7 +277,7 @@ fn ep_10_an_answer_opens_its_addresses_for_a_while() {
     let rules = effects.names[&(identity, address)].expect("open");
     assert_eq!(rules.deadline, at(125));
     assert!(!rules.fresh.is_empty() && rules.fresh == rules.live);
-    assert_eq!(effects.labels[&(identity, address)], ["a.example.com".into()]);
+    assert_eq!(names(&state, identity, "203.0.113.1"), ["a.example.com"]);
     assert_eq!(state.next_deadline(), Some(at(125)));
 
     let effects = state.handle(Event::Tick, at(125));
@@ -341,8 +348,8 @@ fn a_pod_with_other_labels_keeps_what_it_learned() {
     let rules = effects.tables[&other].names[&ip("203.0.113.1")];
     assert_eq!(rules.deadline, at(26));
     assert!(!rules.fresh.is_empty());
-    assert_eq!(effects.labels[&(other, ip("203.0.113.1"))], ["a.example.com".into()]);
-    assert_eq!(state.learned().addresses(identity).count(), 0, "the old identity is gone");
+    assert_eq!(names(&state, other, "203.0.113.1"), ["a.example.com"]);
+    assert_eq!(state.learned().read().addresses(identity).count(), 0, "the old identity is gone");
 }
 
 #[test]
@@ -389,12 +396,13 @@ fn two_pods_on_one_interface_are_told_apart_by_order() {
 #[test]
 fn ep_14_what_makes_room_for_an_answer_is_closed_with_it() {
     let (mut state, identity) = mk_running();
-    state.learned = Learned::new(LearnedLimits { addresses_total: 1, ..Default::default() });
+    *state.learned.write() =
+        Learned::new(LearnedLimits { addresses_total: 1, ..Default::default() });
     state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(100)).unwrap();
     let answer = mk_answer(identity, "b.example.com", &[("203.0.113.2", 5)]);
     let (effects, taught) = state.teach(&answer, at(100)).unwrap();
     assert_eq!(effects.names[&(identity, ip("203.0.113.1"))], None, "its row goes");
-    assert_eq!(effects.labels[&(identity, ip("203.0.113.1"))].len(), 0);
+    assert_eq!(names(&state, identity, "203.0.113.1"), [""; 0]);
     assert!(effects.names[&(identity, ip("203.0.113.2"))].is_some());
     assert_eq!(taught.open_until, Some(at(115)), "as long as the answer's own address");
 }

@@ -88,6 +88,13 @@ impl NameBook {
         self.entries.iter().map(|(address, entry)| (*address, *entry))
     }
 
+    /// What [`Self::set`] was told of `address` last: deadline, fresh rules, live rules.
+    pub fn rules(&self, address: Address) -> Option<(u64, RuleSet, RuleSet)> {
+        let entry = self.entries.get(&address)?;
+        let rules = |class| self.classes.get(&class).copied().unwrap_or(RuleSet::EMPTY);
+        Some((entry.deadline_ns, rules(entry.class), rules(entry.live_class)))
+    }
+
     /// Opens `address` for the rules `fresh` to flows that start before `deadline_ns`, and for `live`
     /// to flows that are judged again; `live` holds at least `fresh`. Adds the writes to `writes`.
     pub fn set(

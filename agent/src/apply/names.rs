@@ -1,0 +1,89 @@
+//! What learned addresses open, in force and on its way there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use namegate_egress_bpf::abi::Address;
+use namegate_egress_bpf::compile::{NameBook, NameWrites};
+use namegate_policy::identity::Identity;
+use namegate_policy::table::PolicyTable;
+use namegate_policy::time::Timestamp;
+
+use super::{Apply, Kernel, NameRules, Outcome};
+
+/// The table of one identity.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) table: u32,
+    pub(super) policy: Arc<PolicyTable>,
+    pub(super) book: NameBook,
+    /// Whether the kernel may have other rows than `book`, after a failed write: everything is told
+    /// again then.
+    pub(super) is_unsure: bool,
+}
+
+impl InForce {
+    /// What `address` opens, as the kernel was told.
+    pub(super) fn rules(&self, address: Address) -> Option<NameRules> {
+        let (deadline, fresh, live) = self.book.rules(address)?;
+        Some(NameRules { deadline: Timestamp::from_nanos(deadline), fresh, live })
+    }
+}
+
+impl<K: Kernel> Apply<K> {
+    /// Writes what all learned addresses of an identity open.
+    pub(super) fn write_all_names(
+        &mut self,
+        identity: Identity,
+        names: BTreeMap<IpAddr, Option<NameRules>>,
+        outcome: &mut Outcome,
+    ) {
+        let is_written = self.write_names(identity, names, outcome);
+        if let Some(in_force) = self.identities.get_mut(&identity) {
+            in_force.is_unsure &= !is_written;
+        }
+    }
+
+    /// Writes what some learned addresses open, and says whether all of it is written.
+    pub(super) fn write_names(
+        &mut self,
+        identity: Identity,
+        names: BTreeMap<IpAddr, Option<NameRules>>,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let unwritten = names.keys().map(|address| (identity, *address));
+        let Some(in_force) = self.identities.get_mut(&identity) else {
+            outcome.unwritten.extend(unwritten);
+            return false;
+        };
+        let mut writes = NameWrites::default();
+        let mut failure = None;
+        for (place, rules) in &names {
+            let address = Address::from(*place);
+            let Some(rules) = rules else {
+                in_force.book.remove(address, &mut writes);
+                continue;
+            };
+            if !in_force.is_unsure && in_force.rules(address) == Some(*rules) {
+                continue;
+            }
+            let deadline = rules.deadline.as_nanos();
+            let book = &mut in_force.book;
+            if let Err(full) = book.set(address, deadline, &rules.fresh, &rules.live, &mut writes) {
+                failure = Some(full.to_string());
+            }
+        }
+        if let Err(error) = self.kernel.write_names(&writes) {
+            failure = Some(error.to_string());
+        }
+        let Some(error) = failure else { return true };
+        in_force.is_unsure = true;
+        outcome
+            .failures
+            .push(format!("learned addresses of identity {}: {error}", identity.number()));
+        outcome.unwritten.extend(unwritten);
+        self.retry.identities.insert(identity);
+        false
+    }
+}

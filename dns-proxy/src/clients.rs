@@ -21,11 +21,18 @@ pub struct EndpointLabel {
 pub trait NameRules: fmt::Debug + Send + Sync {
     /// Decides about a query for `name`.
     fn decide(&self, name: &DnsName) -> NameDecision;
+
+    /// Whether wildcards alone let `name` be asked, so that it may be made up.
+    fn is_wildcard_alone(&self, name: &DnsName) -> bool;
 }
 
 impl NameRules for NamePolicy {
     fn decide(&self, name: &DnsName) -> NameDecision {
         Self::decide(self, name)
+    }
+
+    fn is_wildcard_alone(&self, name: &DnsName) -> bool {
+        Self::is_wildcard_alone(self, name)
     }
 }
 

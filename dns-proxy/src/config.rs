@@ -27,6 +27,9 @@ pub struct Limits {
     pub client_in_flight: u32,
     /// Queries of one client per second, with a second's worth of burst; `None` for no bound.
     pub client_rate: Option<u32>,
+    /// Names that wildcards alone allow and that one pod did not ask lately: so many a minute, and a
+    /// minute's worth at once; more are refused. `None` for no bound.
+    pub client_new_names: Option<u32>,
     /// TCP connections of one client.
     pub client_connections: u32,
     /// TCP connections of all clients of one slot.
@@ -48,6 +51,7 @@ impl Default for Limits {
         Self {
             client_in_flight: 1024,
             client_rate: None,
+            client_new_names: None,
             client_connections: 32,
             connections: 1024,
             pipelined: 32,

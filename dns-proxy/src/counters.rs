@@ -49,6 +49,8 @@ counters! {
     allowed = "verdict-allowed",
     /// Names refused.
     denied = "verdict-denied",
+    /// Names refused because a pod asked too many new ones below wildcards.
+    denied_new_names = "denied-new-names",
     /// Names that only Audit policies would have refused.
     audit = "verdict-audit",
     /// Allowed names that ended in SERVFAIL.

@@ -14,6 +14,7 @@ use namegate_policy::rule::Origin;
 use namegate_policy::time::Timestamp;
 
 use crate::answer::{self, Answer, AnswerError};
+use crate::budget::NewNames;
 use crate::cache::{self, Cache, Key};
 use crate::clients::{Client, Clients};
 use crate::config::{Limits, Timeouts};
@@ -33,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) log: Arc<dyn DecisionLog>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) loads: Loads,
+    pub(crate) new_names: NewNames,
     pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -276,7 +278,17 @@ impl Core {
         let (rcode, filters) = match decision {
             NameDecision::Allowed { clauses, origin, audit } => {
                 ask.allowance = Allowance { clauses, origin, audit };
-                return None;
+                if self.has_budget(ask, now) {
+                    return None;
+                }
+                self.counters.denied.increment();
+                self.counters.denied_new_names.increment();
+                self.log.record(DecisionRecord {
+                    failure: Some(DnsFailure::NewNames),
+                    ..ask.record(DnsVerdict::Denied, Rcode::REFUSED, now)
+                });
+                let (note, payload) = (Some(Note::NewNames), self.limits.udp_payload);
+                return Some(reply::own(&ask.query, Rcode::REFUSED, note, payload));
             }
             NameDecision::SearchMiss => (Rcode::NXDOMAIN, Vec::new()),
             NameDecision::Refused { with, filters } => {
@@ -297,6 +309,14 @@ impl Core {
         Some(reply::own(&ask.query, rcode, Some(Note::Blocked), payload))
     }
 
+    /// Whether the pod may ask this name, as far as it is a new one below wildcards.
+    fn has_budget(&self, ask: &Ask, now: Timestamp) -> bool {
+        let (client, name) = (&ask.client, &ask.query.name);
+        !self.new_names.is_bounded()
+            || !client.names.is_wildcard_alone(name)
+            || self.new_names.admits(&client.endpoint, name, now)
+    }
+
     fn fail(&self, ask: &Ask, failure: DnsFailure, now: Timestamp) -> Vec<u8> {
         let note = match failure {
             DnsFailure::LearnerFull | DnsFailure::LearnerFailed | DnsFailure::Stale => {
@@ -307,6 +327,7 @@ impl Core {
             | DnsFailure::Overloaded
             | DnsFailure::MalformedAnswer
             | DnsFailure::TruncatedAnswer
+            | DnsFailure::NewNames
             | DnsFailure::Internal => Note::Upstream,
         };
         self.counters.error.increment();

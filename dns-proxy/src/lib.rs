@@ -14,6 +14,7 @@
 
 pub mod answer;
 mod batch;
+mod budget;
 mod cache;
 pub mod clients;
 mod clock;

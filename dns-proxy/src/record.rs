@@ -16,7 +16,7 @@ use crate::learner::Withheld;
 pub enum DnsVerdict {
     /// The name may be asked; the answer went to the pod.
     Allowed,
-    /// No rule allows the name.
+    /// No rule allows the name, or the pod asked too many new ones below a wildcard.
     Denied,
     /// Only Audit policies would have refused the name; the answer went to the pod.
     Audit,
@@ -53,7 +53,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Why an allowed query ended in SERVFAIL.
+/// Why the answer to an allowed query was not what the resolver says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DnsFailure {
     /// The resolver did not answer in time.
@@ -72,6 +72,8 @@ pub enum DnsFailure {
     Stale,
     /// The addresses could not be written.
     LearnerFailed,
+    /// The pod asked more new names below wildcards than it may: refused.
+    NewNames,
     /// The system gave no randomness or no socket.
     Internal,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for DnsFailure {
             Self::LearnerFull => "learner-full",
             Self::Stale => "stale",
             Self::LearnerFailed => "learner-failed",
+            Self::NewNames => "new-names",
             Self::Internal => "internal",
         })
     }
@@ -222,7 +225,8 @@ pub struct DecisionRecord {
     pub transport: Transport,
     /// From the arrival of the query to the departure of the answer.
     pub latency: Duration,
-    /// Why the verdict is [`DnsVerdict::Error`], or why an answer past its time was served.
+    /// Why the verdict is [`DnsVerdict::Error`], why a name that a rule allows was refused, or why an
+    /// answer past its time was served.
     pub failure: Option<DnsFailure>,
     /// Whether the answer came from the proxy's cache.
     pub cached: bool,

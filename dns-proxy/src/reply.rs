@@ -11,6 +11,8 @@ use crate::wire::{self, HEADER, Header};
 pub(crate) enum Note {
     /// A policy refused the name.
     Blocked,
+    /// The pod asked too many new names.
+    NewNames,
     /// The addresses could not be opened.
     NotLearned,
     /// The resolver did not give an answer.
@@ -20,7 +22,7 @@ pub(crate) enum Note {
 impl Note {
     fn code(self) -> u16 {
         match self {
-            Self::Blocked => 15,
+            Self::Blocked | Self::NewNames => 15,
             Self::NotLearned => 0,
             Self::Upstream => 22,
         }
@@ -29,6 +31,7 @@ impl Note {
     fn text(self) -> &'static str {
         match self {
             Self::Blocked => "no egress policy allows this name",
+            Self::NewNames => "too many new names below a wildcard",
             Self::NotLearned => "the addresses could not be opened",
             Self::Upstream => "the resolver gave no usable answer",
         }

@@ -66,6 +66,7 @@ pub(super) async fn start(
             },
             limits: Limits {
                 client_rate: Some(args.dns_client_rate).filter(|rate| *rate > 0),
+                client_new_names: Some(args.dns_new_names).filter(|names| *names > 0),
                 ..Limits::default()
             },
             workers: NonZeroUsize::new(args.dns_workers),

@@ -38,15 +38,17 @@ impl Describer {
 
     /// The record of a lookup whose answer has `omitted` addresses more than `decision`.
     pub(super) fn lookup(&self, decision: &DecisionRecord, omitted: u32) -> DnsRecord {
+        let failure = decision.failure.map(|failure| Cow::Owned(failure.to_string()));
         let (verdict, reason) = match decision.verdict {
             DnsVerdict::Allowed if decision.policies.is_empty() => {
                 (LookupVerdict::Allowed, "no-rule-needed".into())
             }
             DnsVerdict::Allowed => (LookupVerdict::Allowed, "rule".into()),
-            DnsVerdict::Denied => (LookupVerdict::Denied, "no-rule".into()),
+            DnsVerdict::Denied => {
+                (LookupVerdict::Denied, failure.unwrap_or(Cow::Borrowed("no-rule")))
+            }
             DnsVerdict::Audit => (LookupVerdict::Audit, "no-rule".into()),
             DnsVerdict::Error => {
-                let failure = decision.failure.map(|failure| Cow::Owned(failure.to_string()));
                 (LookupVerdict::Error, failure.unwrap_or(Cow::Borrowed("internal")))
             }
         };

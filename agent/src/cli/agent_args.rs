@@ -110,6 +110,10 @@ pub struct AgentArgs {
     /// 0 sets no bound
     #[arg(long, env = "NAMEGATE_DNS_CLIENT_RATE", value_name = "NUMBER", default_value_t = 5_000)]
     pub dns_client_rate: u32,
+    /// Names that wildcards alone allow and that a pod did not ask lately: so many a minute and at once;
+    /// more are refused, so that names carry little data out. 0 sets no bound
+    #[arg(long, env = "NAMEGATE_DNS_NEW_NAMES", value_name = "NUMBER", default_value_t = 0)]
+    pub dns_new_names: u32,
     /// Threads that serve lookups over UDP; 0 for one a processor
     #[arg(long, env = "NAMEGATE_DNS_WORKERS", value_name = "NUMBER", default_value_t = 0)]
     pub dns_workers: usize,

@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::budget::NewNames;
 use crate::cache::Cache;
 use crate::clients::Clients;
 use crate::clock;
@@ -89,6 +90,7 @@ impl Proxy {
             log: services.log,
             counters: Arc::new(Counters::default()),
             loads: Loads::new(&config.limits),
+            new_names: NewNames::new(config.limits.client_new_names),
             cache: Cache::new(&config.cache),
             limits: config.limits,
             timeouts: config.timeouts,

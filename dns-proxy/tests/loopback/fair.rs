@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use namegate_dns_proxy::Limits;
-use namegate_dns_proxy::record::Rcode;
+use namegate_dns_proxy::record::{DnsFailure, DnsVerdict, Rcode};
 
 use crate::scripted::*;
 
@@ -65,6 +65,51 @@ async fn rate_of_one_pod_is_its_own() {
     assert!(count(&stage, "dropped-client-rate") > 0, "the flood is over its rate");
     let answered = count(&stage, "verdict-denied") - 10;
     assert_eq!(answered + count(&stage, "dropped-client-rate"), 200);
+}
+
+#[tokio::test]
+async fn names_made_up_below_a_wildcard_are_refused_beyond_the_budget() {
+    let limits = Limits { client_new_names: Some(3), ..Limits::default() };
+    let mut stage = Script { limits, ..Script::default() }.start().await;
+    stage.endpoints.set(QUIET, "web", Arc::new(Rules));
+    let (pod, quiet) = (stage.pod().await, stage.pod_at(QUIET).await);
+    for number in 0..3u16 {
+        let name = format!("n{number}.wild.allowed");
+        for kind in [A, AAAA] {
+            pod.ask(&mk_query(number, &name, kind)).await;
+            let asked = stage.resolver.next().await;
+            asked.answer(mk_answer(&asked.message, &[])).await;
+            assert_eq!(rcode_of(&pod.reply().await), NOERROR);
+            assert_eq!(stage.record().await.verdict, DnsVerdict::Allowed);
+        }
+    }
+    let mut tcp = stage.tcp().await;
+    for number in 3..10u16 {
+        let query = mk_query(number, &format!("n{number}.wild.allowed"), A);
+        pod.ask(&query).await;
+        let reply = pod.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (number, REFUSED));
+        tcp.ask(&query).await;
+        assert_eq!(rcode_of(&tcp.reply().await), REFUSED, "over TCP too");
+        for _ in 0..2 {
+            let record = stage.record().await;
+            assert_eq!(record.verdict, DnsVerdict::Denied);
+            assert_eq!(record.failure, Some(DnsFailure::NewNames));
+        }
+    }
+    assert_eq!(count(&stage, "denied-new-names"), 14);
+    assert!(stage.resolver.asked.try_recv().is_err(), "nothing of it left the node");
+    let free = [
+        (&pod, "n0.wild.allowed", "a name that it knows"),
+        (&pod, "named.allowed", "one that a rule names in full"),
+        (&quiet, "n9.wild.allowed", "another pod"),
+    ];
+    for (who, name, why) in free {
+        who.ask(&mk_query(20, name, A)).await;
+        let asked = stage.resolver.next().await;
+        asked.answer(mk_answer(&asked.message, &[])).await;
+        assert_eq!(rcode_of(&who.reply().await), NOERROR, "{why}");
+    }
 }
 
 #[tokio::test]

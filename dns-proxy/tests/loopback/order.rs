@@ -127,6 +127,10 @@ async fn name_revoked_while_its_answer_is_under_way_is_refused() {
         fn decide(&self, _name: &DnsName) -> NameDecision {
             NameDecision::Refused { with: RefuseWith::Refused, filters: Vec::new() }
         }
+
+        fn is_wildcard_alone(&self, _name: &DnsName) -> bool {
+            false
+        }
     }
     let mut stage = Script::held().start().await;
     let pod = stage.pod().await;

@@ -54,6 +54,11 @@ impl NameRules for Rules {
             },
         }
     }
+
+    /// Names under `wild.allowed.` are.
+    fn is_wildcard_alone(&self, name: &DnsName) -> bool {
+        name.labels_from_right().nth(1) == Some(b"wild")
+    }
 }
 
 /// The endpoints, which a test can change.

@@ -50,7 +50,7 @@ fn extended(next: u8, header: [u8; 8], payload: &[u8]) -> Vec<u8> {
 
 /// Neighbour discovery: its type, the target, and a link-layer address with its option's type.
 fn neighbour(ends: (&str, &str), kind: u8, target: &str, option: Option<(u8, Mac)>) -> Vec<u8> {
-    let mut body = Address::from(ip(target)).0.to_vec();
+    let mut body = Address::from(ip(target)).octets().to_vec();
     if let Some((number, mac)) = option {
         body.extend([number, 1]);
         body.extend(mac.0);
@@ -149,12 +149,12 @@ fn every_shape_that_an_endpoint_can_send_has_its_verdict() {
         ),
         (
             "mapped source",
-            with(v6(6, &syn()), 22, &Address::v4([10, 244, 1, 10]).0),
+            with(v6(6, &syn()), 22, &Address::v4([10, 244, 1, 10]).octets()),
             drop(DropReason::MappedAddress),
         ),
         (
             "mapped destination",
-            with(v6(6, &syn()), 38, &Address::v4([203, 0, 113, 10]).0),
+            with(v6(6, &syn()), 38, &Address::v4([203, 0, 113, 10]).octets()),
             drop(DropReason::MappedAddress),
         ),
         ("vlan tag", frame::ethernet(MAC, 0x8100, &[0; 46]), drop(DropReason::Vlan)),

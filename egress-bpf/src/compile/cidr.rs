@@ -193,7 +193,7 @@ mod tests {
         rows.iter()
             .filter(|(row, _)| {
                 let length = u8::try_from(row.prefix_len - CidrKey::PREFIX_BASE).unwrap();
-                let around = Prefix { bits: u128::from_be_bytes(row.key.address.0), length };
+                let around = Prefix { bits: u128::from_be_bytes(row.key.address.octets()), length };
                 around.contains(&Prefix { bits, length: 128 })
             })
             .max_by_key(|(row, _)| row.prefix_len)

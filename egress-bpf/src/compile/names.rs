@@ -391,7 +391,7 @@ mod tests {
         let (mut book, mut writes) = (NameBook::new(IDENTITY, 1), NameWrites::default());
         let distinct = |number: usize| RuleSet { words: [number as u64 + 1, 0, 0, 0, 0, 0, 0, 0] };
         for number in 0..NAME_CLASSES_MAX {
-            let address = Address([number.to_be_bytes(), [1; 8]].concat().try_into().unwrap());
+            let address = Address::new([number.to_be_bytes(), [1; 8]].concat().try_into().unwrap());
             let rules = distinct(number);
             book.set(address, 9, &rules, &rules, &mut writes).unwrap();
         }

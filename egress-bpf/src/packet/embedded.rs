@@ -65,11 +65,11 @@ impl Embedded {
         let Some(source) = packet.read(at + 8) else {
             return false;
         };
-        self.source = Address(source);
+        self.source = Address::new(source);
         let Some(destination) = packet.read(at + 24) else {
             return false;
         };
-        self.destination = Address(destination);
+        self.destination = Address::new(destination);
         version >> 4 == 6
     }
 

@@ -153,5 +153,5 @@ fn address(ip: &[u8; 40], at: usize) -> Address {
         octets[index] = ip[at + index];
         index += 1;
     }
-    Address(octets)
+    Address::new(octets)
 }

@@ -11,6 +11,7 @@ mod transport;
 
 pub use embedded::Embedded;
 pub use headers::{Headers, Kind, Piece};
+pub(crate) use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 #[cfg(doc)]
@@ -43,6 +44,14 @@ pub trait Packet {
 
     /// The `N` octets from `offset` on; `None` where the frame ends before.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// The `N` words of four octets from `offset` on, as they lie in memory, where they can be had
+    /// without a copy: `None` says nothing about the frame's length. A header's fields lie on
+    /// multiples of their size, counted from where the IP header starts.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+
+    /// The same for words of two octets.
+    fn halfwords<const N: usize>(&self, offset: usize) -> Option<[u16; N]>;
 }
 
 /// A frame in memory.
@@ -60,5 +69,23 @@ impl Packet for Frame<'_> {
 
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.0.get(offset..)?.first_chunk().copied()
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let octets = self.0.get(offset..offset + 4 * N)?;
+        let mut words = [0; N];
+        for (word, octets) in words.iter_mut().zip(octets.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(*octets.first_chunk()?);
+        }
+        Some(words)
+    }
+
+    fn halfwords<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        let octets = self.0.get(offset..offset + 2 * N)?;
+        let mut words = [0; N];
+        for (word, octets) in words.iter_mut().zip(octets.chunks_exact(2)) {
+            *word = u16::from_ne_bytes(*octets.first_chunk()?);
+        }
+        Some(words)
     }
 }

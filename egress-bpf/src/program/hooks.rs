@@ -1,10 +1,9 @@
 //! The two entry points.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{Direction, DropReason};
-use namegate_egress_bpf::verdict::{Scene, Verdict, egress_verdict};
+use namegate_egress_bpf::verdict::{Scene, Verdict, egress_verdict, pass_known};
 
 use crate::maps::{self, KernelMaps};
 use crate::rewrite;
@@ -36,9 +35,12 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
         direction,
         is_from_node: packet.received_by() == 0,
         is_returned: packet.received_by() == packet.ifindex(),
-        // SAFETY: the helper takes nothing and reads a clock.
-        now_ns: unsafe { bpf_ktime_get_coarse_ns() },
+        now_ns: maps::now_ns(),
     };
+    if let Some(pass) = pass_known(&packet, &mut KernelMaps, &scene) {
+        maps::count(direction, pass as u8);
+        return NEXT;
+    }
     let Some(case) = maps::case() else {
         return SHOT;
     };

@@ -4,6 +4,7 @@
 //! what packets write is allocated beforehand, so that an insert is cheap and fails only when full.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
@@ -68,6 +69,17 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// What is found out about a packet: too large for the stack.
 #[map]
 static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
+
+/// The clock as this processor last read it.
+#[map]
+static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
+
+/// A reading of the coarse clock, which stands still between two jiffies.
+#[repr(C)]
+struct Clock {
+    jiffies: u64,
+    now_ns: u64,
+}
 
 /// All of the above.
 pub(crate) struct KernelMaps;
@@ -307,6 +319,24 @@ pub(crate) fn count(direction: Direction, counter: u8) {
         // SAFETY: as in `hit`.
         unsafe { *packets = (*packets).wrapping_add(1) };
     }
+}
+
+/// The monotonic clock, as of the last tick. Reading it costs more than a known flow has time for, so
+/// that it is read once a tick.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helpers take nothing and read clocks.
+    let (jiffies, read) = unsafe { (bpf_jiffies64(), || bpf_ktime_get_coarse_ns()) };
+    let Some(clock) = CLOCK.get_ptr_mut(0) else {
+        return read();
+    };
+    // SAFETY: as in `hit`.
+    let clock = unsafe { &mut *clock };
+    if clock.jiffies != jiffies {
+        clock.now_ns = read();
+        clock.jiffies = jiffies;
+    }
+    clock.now_ns
 }
 
 /// This processor's case; it belongs to one packet at a time, since classifiers are not preempted.

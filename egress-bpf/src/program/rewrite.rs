@@ -127,7 +127,7 @@ pub(crate) fn replace_address(
 /// By how much a checksum over `old` differs from one over `new`.
 #[inline(always)]
 pub(crate) fn difference(old: &Address, new: &Address) -> Result<u64, Failed> {
-    let (from, to) = (old.0.as_ptr(), new.0.as_ptr());
+    let (from, to) = (core::ptr::from_ref(old), core::ptr::from_ref(new));
     // SAFETY: both are sixteen octets, which the helper reads as words and does not write.
     let difference =
         unsafe { bpf_csum_diff(from.cast_mut().cast(), 16, to.cast_mut().cast(), 16, 0) };

@@ -17,6 +17,13 @@ impl Skb {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
+    /// Where `length` octets from `offset` on are, if the linear part holds them.
+    #[inline(always)]
+    fn linear(&self, offset: usize, length: usize) -> Option<usize> {
+        let at = self.0.data() + offset;
+        (at + length <= self.0.data_end()).then_some(at)
+    }
+
     /// The context.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut __sk_buff {
@@ -41,6 +48,21 @@ impl Packet for Skb {
     fn has_vlan_tag(&self) -> bool {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let at = self.linear(offset, 4 * N)? as *const [u32; N];
+        // SAFETY: `linear` says that they are there. They are read as the kernel reads headers: where
+        // its drivers do not align them, the machine reads what is not aligned.
+        Some(unsafe { at.read() })
+    }
+
+    #[inline(always)]
+    fn halfwords<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        let at = self.linear(offset, 2 * N)? as *const [u16; N];
+        // SAFETY: as above.
+        Some(unsafe { at.read() })
     }
 
     #[inline(always)]

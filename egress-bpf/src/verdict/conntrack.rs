@@ -203,6 +203,24 @@ fn known_by(flow: &mut Flow, scene: &Scene, case: &Case) -> Result<Known, DropRe
     Ok(Known::Current)
 }
 
+/// Whether a packet that neither opens nor closes anything goes on with the flow, without anybody
+/// being asked.
+#[inline(always)]
+pub(super) const fn goes_on(flow: &Flow, number: u8, generation: u32, now_ns: u64) -> bool {
+    flow.role == ROLE_PLAIN
+        && flow.state != FLOW_REVOKED
+        && flow.generation == generation
+        && !flow_is_expired(number, flow, now_ns)
+}
+
+/// Lets such a packet leave its traces.
+#[inline(always)]
+pub(super) fn note_known(flow: &mut Flow, scene: &Scene, length: u32) {
+    let opener = opener(flow);
+    let is_reply = is_reply(Way::Straight, opener, scene.direction);
+    note(flow, is_reply, opener, length, scene.now_ns, false);
+}
+
 /// Whether the packet comes from who did not open the flow.
 #[inline(always)]
 const fn is_reply(way: Way, opener: Direction, direction: Direction) -> bool {

@@ -7,7 +7,8 @@ use super::{Maps, Verdict};
 use crate::abi::{Address, Config, Direction, DropReason, RESOLVERS_MAX};
 use crate::packet::{Headers, Kind, Piece};
 
-const DNS: u16 = 53;
+/// The port that lookups go to.
+pub(super) const PORT: u16 = 53;
 
 /// The verdict on a lookup or an answer; `None` for every other packet.
 #[inline(always)]
@@ -40,7 +41,7 @@ fn lookup<M: Maps>(
     if let Piece::Later = headers.piece {
         return Ok(None);
     }
-    if headers.destination_port != DNS {
+    if headers.destination_port != PORT {
         return Ok(None);
     }
     let Some(slot) = maps.resolver_slot(&headers.destination) else {
@@ -81,6 +82,6 @@ fn answer<M: Maps>(
 }
 
 #[inline(always)]
-fn is_proxy(config: &Config, address: &Address) -> bool {
+pub(super) fn is_proxy(config: &Config, address: &Address) -> bool {
     config.proxy_ifindex != 0 && (config.proxy_v4.is(address) || config.proxy_v6.is(address))
 }

@@ -7,7 +7,7 @@
 //!
 //! A packet is taken through these steps: headers, endpoint, source check (`source`), lookups
 //! for the proxy (`dns`), known flows (`conntrack`), and for the first packet of a flow the rules of
-//! the endpoint's table (`classify`).
+//! the endpoint's table (`classify`). Most packets need none of that: [`pass_known`] is asked first.
 
 mod classify;
 mod conntrack;
@@ -16,12 +16,14 @@ mod fragment;
 mod maps;
 mod question;
 mod service;
+mod shortcut;
 mod source;
 
 pub use classify::answer;
 pub use conntrack::{flow_is_expired, track};
 pub use maps::{Full, Gate, Maps};
 pub use question::Question;
+pub use shortcut::pass_known;
 
 use crate::abi::{
     Address, Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_TRANSLATED, Event,

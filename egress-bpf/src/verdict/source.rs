@@ -96,7 +96,7 @@ fn neighbour<P: Packet>(
         // Duplicate address detection asks from `::` (RFC 4862 section 5.4.2).
         NEIGHBOUR_SOLICITATION => (24, is_unspecified || endpoint.has_on_link(&headers.source)),
         NEIGHBOUR_ADVERTISEMENT => {
-            let target = Address(packet.read(at + 8).ok_or(DropReason::Truncated)?);
+            let target = Address::new(packet.read(at + 8).ok_or(DropReason::Truncated)?);
             (24, endpoint.has_on_link(&headers.source) && endpoint.has_on_link(&target))
         }
         _ => return Err(DropReason::Router),

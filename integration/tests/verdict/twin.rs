@@ -40,6 +40,8 @@ pub(crate) struct Twin {
     datapath: Datapath,
     events: Events,
     sim: Simulation,
+    /// The simulation without the short way of known flows.
+    long: Simulation,
     told: Vec<FlowEvent>,
     table: u32,
     epoch: u32,
@@ -63,6 +65,7 @@ impl Twin {
             datapath,
             events,
             sim: Simulation::default(),
+            long: Simulation::default(),
             told: Vec::new(),
             table: 0,
             epoch: 0,
@@ -149,6 +152,7 @@ impl Twin {
             ..Simulation::default()
         };
         (self.sim.services, self.sim.backends) = sim_services(world);
+        self.long = self.sim.clone();
         self.epoch += 1;
         self.change_policy(world)?;
         // Flows of earlier epochs are nobody's.
@@ -165,14 +169,16 @@ impl Twin {
         self.table += 1;
         let rows = world.rows(self.table);
         self.datapath.install(self.table, &rows)?;
-        self.sim.install(&rows);
         let names = world.names(self.table);
         self.datapath.write_names(&names)?;
-        self.sim.rows.peers.extend(&names.classes);
-        self.sim.names.extend(&names.entries);
         let endpoint = world.endpoint(IFINDEX, self.table, self.epoch);
         self.datapath.set_endpoint(&endpoint)?;
-        self.sim.endpoints.insert(IFINDEX, endpoint.row()?);
+        for sim in [&mut self.sim, &mut self.long] {
+            sim.install(&rows);
+            sim.rows.peers.extend(&names.classes);
+            sim.names.extend(&names.entries);
+            sim.endpoints.insert(IFINDEX, endpoint.row()?);
+        }
         Ok(self.datapath.remove_table(before)?)
     }
 
@@ -187,6 +193,8 @@ impl Twin {
             now_ns: world_now(),
         };
         let (verdict, event) = self.sim.judge(frame, &scene);
+        let (long, _) = self.long.judge_the_long_way(frame, &scene);
+        ensure!(verdict == long, "the short way {verdict:?}, the long one {long:?}");
         self.told.extend(event.as_ref().and_then(FlowEvent::from_record));
         let expected = match verdict {
             Verdict::Translate { way: Way::HairpinOut | Way::HairpinBack, .. } => {
@@ -237,6 +245,7 @@ impl Twin {
             ensure!(count == expected, "hits of {key:?}: kernel {count}, host {expected}");
         }
 
+        ensure!(self.sim.flows == self.long.flows, "the short way leaves other traces");
         let flows: BTreeMap<FlowKey, Flow> = without_times(self.datapath.flows()?);
         let expected = without_times(self.sim.flows.clone());
         for (key, flow) in &expected {

@@ -404,6 +404,14 @@ impl Packet for Tagged<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.0.read(offset)
     }
+
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        self.0.words(offset)
+    }
+
+    fn halfwords<const N: usize>(&self, offset: usize) -> Option<[u16; N]> {
+        self.0.halfwords(offset)
+    }
 }
 
 #[test]

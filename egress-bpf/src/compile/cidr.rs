@@ -189,7 +189,7 @@ mod tests {
 
     /// What the kernel's trie answers.
     fn look_up(rows: &BTreeMap<CidrRow, RuleSet>, address: IpAddr) -> RuleSet {
-        let bits = u128::from_be_bytes(Address::from(address).0);
+        let bits = u128::from_be_bytes(Address::from(address).octets());
         rows.iter()
             .filter(|(row, _)| {
                 let length = u8::try_from(row.prefix_len - CidrKey::PREFIX_BASE).unwrap();

@@ -377,7 +377,7 @@ mod tests {
         }
         let moved = book
             .retable(2, |address| {
-                let rules = RuleSet::of([u16::from(address.0[15] % 3) + 100]);
+                let rules = RuleSet::of([u16::from(address.octets()[15] % 3) + 100]);
                 (rules, rules)
             })
             .unwrap();

@@ -10,8 +10,8 @@ mod ip;
 mod transport;
 
 pub use embedded::Embedded;
-pub use headers::{Headers, Kind, Piece};
 pub(crate) use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+pub use headers::{Headers, Kind, Piece};
 pub use transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 #[cfg(doc)]

@@ -153,11 +153,7 @@ impl Maps for Simulation {
             .filter(|(row, _)| {
                 row.key.table == key.table
                     && row.key.direction == key.direction
-                    && shares(
-                        &row.key.address,
-                        &key.address,
-                        row.prefix_len - CidrKey::PREFIX_BASE,
-                    )
+                    && shares(&row.key.address, &key.address, row.prefix_len - CidrKey::PREFIX_BASE)
             })
             .max_by_key(|(row, _)| row.prefix_len)
             .map(|(_, rules)| rules)

@@ -48,6 +48,10 @@ bench-dns: setup ## Measures lookups beside a bare forwarder and other name serv
 	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
 	  cargo bench --quiet -p namegate-dns-proxy --bench dns $(as_root) -- $(ARGS)
 
+.PHONY: bench-path
+bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS='-o json')
+	@cargo bench --quiet -p namegate-egress-bpf --bench path $(as_root) -- $(ARGS)
+
 .PHONY: check
 check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint
 

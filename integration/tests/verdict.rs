@@ -2,8 +2,14 @@
 //!
 //! Random tables, endpoints and frames are judged by the loaded program through
 //! `BPF_PROG_TEST_RUN` and by the same code over simulated maps. After each batch everything that a
-//! verdict leaves behind is compared: return codes, records, packet counters, rule hits, flows.
+//! verdict leaves behind is compared: return codes, records, packet counters, rule hits, flows. So it is
+//! with frames that have names (`frames`), and with what becomes of those when they are damaged
+//! (`mutate`).
 
+#[path = "verdict/frames/mod.rs"]
+mod frames;
+#[path = "verdict/mutate.rs"]
+mod mutate;
 #[path = "verdict/random.rs"]
 mod random;
 #[path = "verdict/twin.rs"]

@@ -79,20 +79,20 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
     /// True once in `odds` times.
-    fn once_in(&mut self, odds: usize) -> bool {
+    pub(crate) fn once_in(&mut self, odds: usize) -> bool {
         self.below(odds) == 0
     }
 
-    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&mut self, items: &[T]) -> T {
         items[self.below(items.len())].clone()
     }
 
-    fn octet(&mut self) -> u8 {
+    pub(crate) fn octet(&mut self) -> u8 {
         self.next() as u8
     }
 
@@ -178,6 +178,18 @@ impl World {
         world.services.clear();
         world.learned.clear();
         world.mac = Some(MAC.0);
+        world
+    }
+
+    /// An open world but for these rules, with a node, another pod, and resolvers that are watched.
+    pub(crate) fn ruled(egress: Vec<Clause>, ingress: Vec<Clause>) -> Self {
+        let mut world = Self::open();
+        (world.policy.egress, world.policy.ingress) = (egress, ingress);
+        for (text, number) in [("10.244.1.1", 1), ("fd00:10:244:1::1", 1), ("10.244.2.7", 256)] {
+            world.identities.insert(address(text), identity(number));
+        }
+        world.govern_dns();
+        world.settings.judges_other_protocols = false;
         world
     }
 

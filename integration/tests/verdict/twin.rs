@@ -20,7 +20,7 @@ use namegate_policy::time::Timestamp;
 use crate::random::{MAC, World};
 
 /// Interface that test runs happen on: the loopback.
-pub(crate) const IFINDEX: u32 = 1;
+const LOOPBACK: u32 = 1;
 
 /// A pin directory that goes away whatever becomes of the test.
 struct Pins(PathBuf);
@@ -43,6 +43,7 @@ pub(crate) struct Twin {
     /// The simulation without the short way of known flows.
     long: Simulation,
     told: Vec<FlowEvent>,
+    ifindex: u32,
     table: u32,
     epoch: u32,
     counted: BTreeMap<(Direction, Reason), u64>,
@@ -67,10 +68,17 @@ impl Twin {
             sim: Simulation::default(),
             long: Simulation::default(),
             told: Vec::new(),
+            ifindex: LOOPBACK,
             table: 0,
             epoch: 0,
             counted: BTreeMap::new(),
         })
+    }
+
+    /// The same with the pod behind another interface.
+    pub(crate) fn at(mut self, ifindex: u32) -> Self {
+        self.ifindex = ifindex;
+        self
     }
 
     pub(crate) fn verified_instructions(&mut self, direction: Direction) -> Result<Option<u32>> {
@@ -87,7 +95,7 @@ impl Twin {
 
     /// Puts another pod behind the interface.
     pub(crate) fn be(&mut self, world: &World, epoch: u32) -> Result<()> {
-        Ok(self.datapath.set_endpoint(&world.endpoint(IFINDEX, self.table, epoch))?)
+        Ok(self.datapath.set_endpoint(&world.endpoint(self.ifindex, self.table, epoch))?)
     }
 
     /// What the kernel does with the opening of a connection to `remote` from `port`.
@@ -171,13 +179,13 @@ impl Twin {
         self.datapath.install(self.table, &rows)?;
         let names = world.names(self.table);
         self.datapath.write_names(&names)?;
-        let endpoint = world.endpoint(IFINDEX, self.table, self.epoch);
+        let endpoint = world.endpoint(self.ifindex, self.table, self.epoch);
         self.datapath.set_endpoint(&endpoint)?;
         for sim in [&mut self.sim, &mut self.long] {
             sim.install(&rows);
             sim.rows.peers.extend(&names.classes);
             sim.names.extend(&names.entries);
-            sim.endpoints.insert(IFINDEX, endpoint.row()?);
+            sim.endpoints.insert(self.ifindex, endpoint.row()?);
         }
         Ok(self.datapath.remove_table(before)?)
     }
@@ -185,13 +193,7 @@ impl Twin {
     /// Judges a frame on both sides.
     pub(crate) fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<(Ran, Verdict)> {
         let ran = self.datapath.run(direction, frame, 1)?;
-        let scene = Scene {
-            ifindex: IFINDEX,
-            direction,
-            is_from_node: true,
-            is_returned: false,
-            now_ns: world_now(),
-        };
+        let scene = self.scene(direction);
         let (verdict, event) = self.sim.judge(frame, &scene);
         let (long, _) = self.long.judge_the_long_way(frame, &scene);
         ensure!(verdict == long, "the short way {verdict:?}, the long one {long:?}");
@@ -208,6 +210,17 @@ impl Twin {
         };
         ensure!(ran.verdict == expected, "kernel {:?}, host {verdict:?}", ran.verdict);
         Ok((ran, verdict))
+    }
+
+    /// Judges a frame on the host alone.
+    pub(crate) fn imagine(&mut self, direction: Direction, frame: &[u8]) -> Verdict {
+        let scene = self.scene(direction);
+        self.sim.judge(frame, &scene).0
+    }
+
+    const fn scene(&self, direction: Direction) -> Scene {
+        let ifindex = self.ifindex;
+        Scene { ifindex, direction, is_from_node: true, is_returned: false, now_ns: world_now() }
     }
 
     /// Compares everything that the frames since [`Twin::enter`] left behind, and tells what
@@ -258,7 +271,7 @@ impl Twin {
 }
 
 /// The host's clock stands still: later than every expired name, earlier than every other.
-fn world_now() -> u64 {
+const fn world_now() -> u64 {
     1 << 32
 }
 

@@ -1,10 +1,12 @@
 //! The walk of one query, whatever carried it: admitted, resolved, learned, released.
 //!
 //! The order is the crate's promise and is kept here alone: a reply with an upstream's addresses is
-//! made in [`Lecture::finish`], which takes the learner's outcome as an argument.
+//! made in [`Lecture::finish`] ([`lecture`]), which takes the learner's outcome as an argument.
+
+mod lecture;
 
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,19 +15,19 @@ use namegate_policy::dns::{ClauseSet, NameDecision, RefuseWith};
 use namegate_policy::rule::Origin;
 use namegate_policy::time::Timestamp;
 
-use crate::answer::{self, Answer, AnswerError};
+use crate::answer::{self, AnswerError};
 use crate::budget::NewNames;
 use crate::cache::{self, Cache, Key};
 use crate::clients::{Client, Clients};
 use crate::config::{Limits, Timeouts};
 use crate::counters::Counters;
 use crate::gate::{self, Query, Reason};
-use crate::learner::{LearnError, Learned, Learner, Learning, Lesson, TaughtAddress, Withheld};
+use crate::learner::{Learned, Learner, Learning, Lesson};
 use crate::limits::{Loads, QueryPermit, Shed};
-use crate::record::{
-    AnsweredAddress, DecisionLog, DecisionRecord, DnsFailure, DnsVerdict, Rcode, Transport,
-};
+use crate::record::{DecisionLog, DecisionRecord, DnsFailure, DnsVerdict, Rcode, Transport};
 use crate::reply::{self, Note};
+
+pub(crate) use lecture::Lecture;
 
 /// What every exchange needs.
 pub(crate) struct Core {
@@ -90,16 +92,6 @@ pub(crate) enum Conclusion {
     Reply(Vec<u8>),
     /// The learner is taught the lesson and awaited first.
     Learn(Lesson, Box<Lecture>),
-}
-
-/// An answer that waits for the learner.
-pub(crate) struct Lecture {
-    pub(crate) ask: Ask,
-    message: Vec<u8>,
-    answer: Answer,
-    origin: Source,
-    surplus: Vec<TaughtAddress>,
-    now: Timestamp,
 }
 
 impl Core {
@@ -416,87 +408,5 @@ impl Ask {
             Transport::Udp => self.query.payload().min(usize::from(limits.udp_payload)),
             Transport::Tcp => crate::wire::MESSAGE_MAX,
         }
-    }
-}
-
-impl Lecture {
-    /// Makes the reply once the learner is done.
-    pub(crate) fn finish(
-        mut self,
-        core: &Core,
-        outcome: Result<Learned, LearnError>,
-        now: Timestamp,
-    ) -> Vec<u8> {
-        core.guarded(|| self.try_finish(core, outcome, now)).unwrap_or_else(|Panicked| {
-            reply::own(&self.ask.query, Rcode::SERVFAIL, None, core.limits.udp_payload)
-        })
-    }
-
-    fn try_finish(
-        &mut self,
-        core: &Core,
-        outcome: Result<Learned, LearnError>,
-        now: Timestamp,
-    ) -> Vec<u8> {
-        let learned = match outcome {
-            Ok(learned) => learned,
-            Err(error) => {
-                core.counters.lessons_failed.increment();
-                tracing::debug!(name = %self.ask.query.name, error = &error as &dyn std::error::Error, "addresses not learned");
-                let failure = match error {
-                    LearnError::Full => DnsFailure::LearnerFull,
-                    LearnError::Stale => DnsFailure::Stale,
-                    LearnError::Stopped | LearnError::Write(_) => DnsFailure::LearnerFailed,
-                };
-                return core.fail(&self.ask, failure, now);
-            }
-        };
-        let ttl_max = learned.kept_for.map(|kept_for| {
-            let left = self.now.saturating_add(kept_for).since(now);
-            u32::try_from(left.as_secs()).unwrap_or(u32::MAX)
-        });
-        let verdict = if self.ask.allowance.audit {
-            core.counters.audit.increment();
-            DnsVerdict::Audit
-        } else {
-            core.counters.allowed.increment();
-            DnsVerdict::Allowed
-        };
-        core.log.record(DecisionRecord {
-            addresses: self.answered(&learned, ttl_max),
-            cached: !matches!(self.origin, Source::Upstream),
-            failure: match self.origin {
-                Source::Upstream | Source::Cache => None,
-                Source::Stale(failure) => Some(failure),
-            },
-            ..self.ask.record(verdict, self.answer.rcode, now)
-        });
-        reply::release(
-            std::mem::take(&mut self.message),
-            &self.answer,
-            &self.ask.query,
-            ttl_max,
-            self.ask.reply_size(&core.limits),
-            core.limits.udp_payload,
-        )
-    }
-
-    fn answered(&self, learned: &Learned, ttl_max: Option<u32>) -> Vec<AnsweredAddress> {
-        let cut = |ttl: u32| ttl_max.map_or(ttl, |max| ttl.min(max));
-        let withheld = |address: IpAddr| {
-            let reported = learned.withheld.iter().find(|(other, _)| *other == address);
-            reported.map(|(_, reason)| *reason)
-        };
-        let taught = self.answer.addresses.iter().map(|taught| AnsweredAddress {
-            address: taught.address,
-            ttl: cut(taught.ttl),
-            withheld: withheld(taught.address),
-        });
-        let surplus = self.surplus.iter().map(|taught| AnsweredAddress {
-            address: taught.address,
-            ttl: cut(taught.ttl),
-            withheld: Some(Withheld::Limit),
-        });
-        taught.chain(surplus).collect()
     }
 }

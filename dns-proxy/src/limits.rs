@@ -96,7 +96,8 @@ impl Loads {
     /// Takes one connection of `client` in; `None` where it has as many as it may.
     pub(crate) fn connection(&self, client: IpAddr) -> Option<ConnectionPermit> {
         let load = self.load(client);
-        count_below(&load.connections, self.connections_max).then_some(ConnectionPermit(load))
+        // Made only where it is granted: one that is dropped gives back what it stands for.
+        count_below(&load.connections, self.connections_max).then(|| ConnectionPermit(load))
     }
 
     fn load(&self, client: IpAddr) -> Arc<Load> {
@@ -154,6 +155,15 @@ mod tests {
         assert!(loads.query(OTHER, at(0)).is_ok());
         drop(first);
         assert!(loads.query(POD, at(0)).is_ok());
+    }
+
+    #[test]
+    fn refused_connection_gives_nothing_back() {
+        let loads = Loads::new(&Limits { client_connections: 2, ..Limits::default() });
+        let held = [loads.connection(POD).unwrap(), loads.connection(POD).unwrap()];
+        assert_eq!((0..10).filter(|_| loads.connection(POD).is_some()).count(), 0);
+        drop(held);
+        assert!(loads.connection(POD).is_some());
     }
 
     #[test]

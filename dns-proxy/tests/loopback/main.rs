@@ -7,5 +7,6 @@ mod fair;
 mod messages;
 mod order;
 mod scripted;
+mod slow;
 mod sockets;
 mod upstream;

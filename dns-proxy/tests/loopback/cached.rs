@@ -93,3 +93,70 @@ async fn stale_answer_serves_while_the_resolver_is_away() {
     assert_eq!(record.failure, Some(DnsFailure::UpstreamTimeout));
     assert!(record.cached);
 }
+
+/// RFC 2308 section 5.
+#[tokio::test]
+async fn answer_that_there_is_nothing_is_kept_for_what_its_soa_says_and_without_one_not_at_all() {
+    let mut stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    for (name, has_soa) in [("gone.allowed", true), ("unknown.allowed", false)] {
+        for _ in 0..2 {
+            pod.ask(&mk_query(1, name, A)).await;
+            let asked = stage.resolver.next().await;
+            asked.answer(mk_nothing(&asked.message, has_soa.then_some(300))).await;
+            assert_eq!(rcode_of(&pod.reply().await), NXDOMAIN);
+        }
+        pod.ask(&mk_query(2, name, A)).await;
+        if !has_soa {
+            let asked = stage.resolver.next().await;
+            asked.answer(mk_nothing(&asked.message, None)).await;
+        }
+        let reply = pod.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (2, NXDOMAIN), "{name}");
+    }
+    assert!(stage.resolver.asked.try_recv().is_err(), "the kept one came from the cache");
+    assert!(stage.counts().contains(&("cache-hits", 1)));
+}
+
+#[tokio::test]
+async fn no_answer_says_a_ttl_that_the_kernel_does_not_keep() {
+    let mut stage = Script {
+        learned: Some(Learned {
+            kept_for: Some(Duration::from_millis(7_900)),
+            ..Learned::default()
+        }),
+        ..Script::default()
+    }
+    .start()
+    .await;
+    let pod = stage.pod().await;
+    for _ in 0..2 {
+        let records = [a("shop.allowed", 60, 1), a("shop.allowed", 5, 2)];
+        ask_and_answer(&mut stage, &pod, &records, "shop.allowed").await;
+        assert_eq!(ttls_of(&pod.reply().await), [7, 5], "from the resolver");
+    }
+    pod.ask(&mk_query(2, "shop.allowed", A)).await;
+    let ttls = ttls_of(&pod.reply().await);
+    assert!(ttls[0] == 7 && ttls[1] <= 5, "from the cache: {ttls:?}");
+    assert!(stage.counts().contains(&("cache-hits", 1)));
+}
+
+#[tokio::test]
+async fn name_that_is_allowed_no_more_is_served_neither_fresh_nor_stale() {
+    let mut stage = Script {
+        cache: CacheLimits { serve_stale: Some(Duration::from_secs(60)), ..CacheLimits::default() },
+        ..Script::default()
+    }
+    .start()
+    .await;
+    let pod = stage.pod().await;
+    for _ in 0..2 {
+        ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
+        pod.reply().await;
+    }
+    stage.endpoints.set(POD, "checkout", Arc::new(Nothing));
+    pod.ask(&mk_query(3, "shop.allowed", A)).await;
+    let reply = pod.reply().await;
+    assert_eq!((id_of(&reply), rcode_of(&reply)), (3, REFUSED));
+    assert!(!stage.counts().iter().any(|(label, _)| *label == "cache-hits"));
+}

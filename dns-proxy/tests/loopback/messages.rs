@@ -63,6 +63,21 @@ pub(crate) fn mk_answer(query: &[u8], records: &[Record<'_>]) -> Vec<u8> {
     message
 }
 
+/// The answer to `query` that there is no such name, with an SOA of this TTL and minimum, or none.
+pub(crate) fn mk_nothing(query: &[u8], soa: Option<u32>) -> Vec<u8> {
+    let Some(ttl) = soa else {
+        let mut message = mk_answer(query, &[]);
+        message[3] |= NXDOMAIN;
+        return message;
+    };
+    let data = [&[0, 0][..], &[0; 16], &ttl.to_be_bytes()].concat();
+    let mut message = mk_answer(query, &[("allowed", 6, ttl, data)]);
+    message[3] |= NXDOMAIN;
+    // The record belongs to the authority section.
+    message[6..10].copy_from_slice(&[0, 0, 0, 1]);
+    message
+}
+
 /// One address, 192.0.2.`last`.
 pub(crate) fn a(owner: &str, ttl: u32, last: u8) -> Record<'_> {
     (owner, A, ttl, vec![192, 0, 2, last])

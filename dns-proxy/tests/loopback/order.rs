@@ -8,8 +8,6 @@ use namegate_dns_proxy::learner::{LearnError, Learned, TaughtAddress, Withheld};
 use namegate_dns_proxy::record::{
     AnsweredAddress, DnsFailure, DnsVerdict, QueryType, Rcode, Transport,
 };
-use namegate_policy::dns::{NameDecision, RefuseWith};
-use namegate_policy::name::DnsName;
 use namegate_policy::opening::NotOpened;
 
 use crate::scripted::*;
@@ -121,17 +119,6 @@ async fn ttls_are_cut_to_what_the_kernel_keeps() {
 
 #[tokio::test]
 async fn name_revoked_while_its_answer_is_under_way_is_refused() {
-    #[derive(Debug)]
-    struct Nothing;
-    impl namegate_dns_proxy::clients::NameRules for Nothing {
-        fn decide(&self, _name: &DnsName) -> NameDecision {
-            NameDecision::Refused { with: RefuseWith::Refused, filters: Vec::new() }
-        }
-
-        fn is_wildcard_alone(&self, _name: &DnsName) -> bool {
-            false
-        }
-    }
     let mut stage = Script::held().start().await;
     let pod = stage.pod().await;
     pod.ask(&mk_query(7, "shop.allowed", A)).await;

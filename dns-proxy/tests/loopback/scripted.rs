@@ -61,6 +61,20 @@ impl NameRules for Rules {
     }
 }
 
+/// Refuses every name.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl NameRules for Nothing {
+    fn decide(&self, _name: &DnsName) -> NameDecision {
+        NameDecision::Refused { with: RefuseWith::Refused, filters: Vec::new() }
+    }
+
+    fn is_wildcard_alone(&self, _name: &DnsName) -> bool {
+        false
+    }
+}
+
 /// The endpoints, which a test can change.
 pub(crate) struct Endpoints(Mutex<HashMap<IpAddr, Arc<Client>>>);
 

@@ -17,7 +17,7 @@ use super::resolve::{Resolved, Resolver};
 use super::selectors::{SelectorId, Selectors};
 use super::{Clause, PolicyTable, TableError};
 use crate::dns::ClusterNames;
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentitySet};
 use crate::inventory::Inventory;
 use crate::name::DnsName;
 use crate::object::{Object, ObjectKind, ObjectRef};
@@ -266,6 +266,12 @@ impl Tables {
     /// Every policy in force.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
         self.policies.values().filter_map(Known::policy)
+    }
+
+    /// Whom `policy` selects: one set for each of its subjects.
+    pub fn selected(&self, policy: &PolicyRef) -> Vec<Arc<IdentitySet>> {
+        let parts = self.policies.get(policy).map_or(&[][..], |known| &known.parts);
+        parts.iter().map(|part| self.selectors.members(part.subject)).collect()
     }
 
     fn upsert_policy(&mut self, object: &Arc<Object>, policy: &Policy) {

@@ -33,7 +33,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The town and the outpost with their Pods known to the API server, the two kinds of Namegate
+    /// The town and the outpost with their Pods known to the API server, the kinds of Namegate
     /// defined, and no policy; `None`, after saying so, where this machine cannot.
     pub fn for_test(name: &str) -> Result<Option<Self>> {
         let Some(town) = Town::for_test(name)? else { return Ok(None) };
@@ -46,7 +46,7 @@ impl Cluster {
                 "status": {"addresses": [{"type": "InternalIP", "address": addresses.v4}]},
             }))?;
         }
-        for kind in ["EgressPolicy", "ClusterEgressPolicy"] {
+        for kind in ["EgressPolicy", "ClusterEgressPolicy", "NamegateNode"] {
             api.define(kind)?;
         }
         let cluster = Self { api, kubeconfig, outpost, town };

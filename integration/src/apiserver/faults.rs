@@ -28,6 +28,8 @@ pub struct Faults {
     pub is_down: bool,
     /// Verb and resource of what the account may not do.
     pub forbidden: BTreeMap<&'static str, Vec<&'static str>>,
+    /// So many writes of a status meet an object that somebody else has just written.
+    pub conflicts: usize,
     /// Streamed lists.
     pub streamed_lists: StreamedLists,
     /// Watches end after this time as if all were well.

@@ -1,10 +1,11 @@
 //! A Kubernetes API server for tests: real HTTP over TLS, lists in pages, watches with history and
-//! bookmarks, streamed lists, conflicts, status apart from spec, and faults on demand.
+//! bookmarks, streamed lists, conflicts, status apart from spec, server-side apply, and faults on demand.
 //!
 //! It keeps objects and tells about them; it checks no schema, runs no controller and starts no pod.
 //! Selectors are refused, since nothing here sends one. A test that needs the rest needs a cluster.
 
 mod faults;
+mod patch;
 mod requests;
 mod resources;
 mod store;
@@ -64,6 +65,14 @@ struct Inner {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes one of the conflicts that are to be met.
+    fn take_conflict(&self) -> bool {
+        let conflicts = &mut self.lock().faults.conflicts;
+        let is_one = *conflicts > 0;
+        *conflicts = conflicts.saturating_sub(1);
+        is_one
     }
 
     /// Works on the store, and wakes the watches.

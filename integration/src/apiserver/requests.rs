@@ -12,8 +12,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 
+use super::patch;
 use super::resources::Resource;
-use super::store::{Part, Place, Refusal, Store, merge};
+use super::store::{Part, Place, Refusal, Store};
 use super::{Shared, TOKEN, groups, watches};
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
@@ -74,9 +75,17 @@ async fn respond(
     if method == Method::GET && target.name.is_none() && is_true(&query, "watch") {
         return watches::begin(shared, target.resource, target.namespace, &query);
     }
+    let is_apply = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
+    if is_apply && !query.contains_key("fieldManager") {
+        return Err(Refusal::new(422, "Invalid", "fieldManager: Required value"));
+    }
+    let how = if is_apply { patch::How::Apply } else { patch::How::Merge };
     let body = request.into_body().collect().await;
     let body = body.map_err(|error| Refusal::new(400, "BadRequest", error.to_string()))?.to_bytes();
-    let (code, document) = work(shared, &method, &target, &query, &body)?;
+    let (code, document) = work(shared, &method, &target, &query, how, &body)?;
     Ok(reply(code, &document))
 }
 
@@ -114,6 +123,7 @@ fn work(
     method: &Method,
     target: &Target,
     query: &BTreeMap<String, String>,
+    how: patch::How,
     body: &[u8],
 ) -> Result<(u16, Value), Refusal> {
     let resource = target.resource;
@@ -149,12 +159,11 @@ fn work(
         }
         Method::PATCH => {
             let patch = parse(body)?;
-            let patched = |store: &mut Store| {
-                let mut object = store.get(resource, &place)?.clone();
-                merge(&mut object, &patch);
-                store.replace(resource, &place, object, target.part)
-            };
-            Ok((200, shared.change(patched)?))
+            if target.part == Part::Status && shared.take_conflict() {
+                return Err(Refusal::conflict(resource, &place));
+            }
+            let write = |store: &mut Store| how.write(store, resource, &place, patch, target.part);
+            shared.change(write)
         }
         Method::DELETE => Ok((200, shared.change(|store| store.delete(resource, &place))?)),
         _ => Err(Refusal::new(405, "MethodNotAllowed", "the double has no such verb here")),

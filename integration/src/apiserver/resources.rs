@@ -55,9 +55,10 @@ pub const BUILT_IN: [Resource; 8] = [
 ];
 
 /// Kinds that come with a CustomResourceDefinition.
-pub const DEFINED: [Resource; 6] = [
+pub const DEFINED: [Resource; 7] = [
     mk(NAMEGATE, "EgressPolicy", "egresspolicies", true, true),
     mk(NAMEGATE, "ClusterEgressPolicy", "clusteregresspolicies", false, true),
+    mk(NAMEGATE, "NamegateNode", "namegatenodes", false, false),
     mk(
         ("policy.networking.k8s.io", "v1alpha2"),
         "ClusterNetworkPolicy",

@@ -32,6 +32,15 @@ impl Refusal {
         Self { code, reason, message: message.into() }
     }
 
+    /// That somebody else wrote since.
+    pub(super) fn conflict(resource: Resource, place: &Place) -> Self {
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{}\": the object has been modified; please apply your changes to the latest version and try again",
+            resource.plural, place.1
+        );
+        Self::new(409, "Conflict", message)
+    }
+
     /// As a Status object.
     pub(super) fn status(&self) -> Value {
         json!({
@@ -177,11 +186,7 @@ impl Store {
         };
         let told = text_at(&object, "/metadata/resourceVersion");
         if !told.is_empty() && told != text_at(&before, "/metadata/resourceVersion") {
-            let message = format!(
-                "Operation cannot be fulfilled on {} \"{}\": the object has been modified; please apply your changes to the latest version and try again",
-                resource.plural, place.1
-            );
-            return Err(Refusal::new(409, "Conflict", message));
+            return Err(Refusal::conflict(resource, place));
         }
         let status_of = |from: &Value| from.get("status").cloned().unwrap_or(Value::Null);
         match part {
@@ -248,25 +253,6 @@ pub(super) enum Part {
     Status,
     /// Both: what a controller of the cluster's own would do in several requests.
     Everything,
-}
-
-/// A JSON merge patch (RFC 7396).
-pub(super) fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(target) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
 }
 
 fn parse_continue(text: &str) -> Option<(u64, Place)> {

@@ -129,6 +129,7 @@ pub fn restore(path: &Path, state: &mut State) -> io::Result<usize> {
     Ok(restored)
 }
 
-fn boot_id() -> Option<String> {
+/// Tells this run of the kernel from every other.
+pub(crate) fn boot_id() -> Option<String> {
     fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned())
 }

@@ -64,7 +64,7 @@ impl Agent {
             .arg("agent")
             .arg("--kubeconfig")
             .arg(kubeconfig)
-            .args(["--node-name", name, "--discovery-interval", "1s"])
+            .args(["--node-name", name, "--discovery-interval", "1s", "--status-lease", "3s"])
             .arg("--audit-log")
             .arg(audit.path())
             .arg("--pin-dir")

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::work::report_problems;
 use crate::cli::AgentArgs;
-use crate::kubernetes::{self, Access};
+use crate::kubernetes::{self, Access, NodeView, Reporting};
 use crate::source::{self, Changes, Directory};
 
 /// How many names of nodes a message has.
@@ -22,7 +22,7 @@ pub(super) enum Objects {
     /// A directory, followed or not.
     Directory { directory: Box<Directory>, is_followed: bool },
     /// The API server.
-    Cluster(Box<kubernetes::Source>),
+    Cluster { source: Box<kubernetes::Source>, connection: kubernetes::Connection },
 }
 
 /// What was read first.
@@ -62,7 +62,7 @@ impl Objects {
         let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         let connection = kubernetes::connect(&access).await?;
         tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
-        let mut source = kubernetes::Source::begin(connection, args.discovery_interval);
+        let mut source = kubernetes::Source::begin(connection.clone(), args.discovery_interval);
         let kubernetes::First { changes, has_refusals, nodes } = source.first().await;
         anyhow::ensure!(
             nodes.contains(&node_name),
@@ -70,7 +70,20 @@ impl Objects {
             named(&nodes)
         );
         let first = FirstRead { changes, has_problems: has_refusals, node_name: Some(node_name) };
-        Ok((Self::Cluster(Box::new(source)), first))
+        Ok((Self::Cluster { source: Box::new(source), connection }, first))
+    }
+
+    /// Begins to report what is in force, where there is anybody to report to.
+    pub(super) fn report(
+        &self,
+        node_name: Option<Arc<str>>,
+        args: &AgentArgs,
+    ) -> Option<(Reporting, NodeView)> {
+        let (Self::Cluster { source, connection }, Some(node_name)) = (self, node_name) else {
+            return None;
+        };
+        let options = kubernetes::ReportOptions { node_name, lease: args.status_lease };
+        Some(Reporting::begin(connection.clone(), source.facts(), &options))
     }
 
     /// Hands on what changes from now on; `None` where nothing is followed.
@@ -80,7 +93,7 @@ impl Objects {
             Self::Directory { directory, .. } => {
                 Some(tokio::spawn(source::follow(*directory, changes)))
             }
-            Self::Cluster(source) => Some(tokio::spawn(source.follow(changes))),
+            Self::Cluster { source, .. } => Some(tokio::spawn(source.follow(changes))),
         }
     }
 }

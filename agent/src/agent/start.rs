@@ -46,6 +46,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<Agent> {
     let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
     let objects = changes.upserts.len();
+    let reporting = source.report(node_name.clone(), args);
 
     let mut watcher = Watcher::new().context("cannot follow the node's interfaces")?;
     let handle = watcher.handle().clone();
@@ -122,9 +123,13 @@ pub(super) async fn start(
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),
+        reporting,
     };
 
     let now = clock::monotonic_now();
+    if let Some((_, view)) = &mut agent.reporting {
+        view.note(&changes);
+    }
     let mut effects = books.state.handle(Event::Objects(changes), now);
     let wanted_first = effects.wanted.clone().unwrap_or_default();
     let town = watcher.look(&wanted_first).await.context("cannot look at the node's interfaces")?;

@@ -26,6 +26,7 @@ use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
+use crate::kubernetes::{NodeView, Reporting};
 use crate::source::{Changes, Problem};
 use crate::state::{Effects, EndpointEffect, Event};
 use crate::{clock, remembered, uninstall};
@@ -59,6 +60,8 @@ pub(super) struct Agent {
     pub(super) towns: mpsc::Receiver<Town>,
     pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
+    /// Who reports what is in force, and what they know of it.
+    pub(super) reporting: Option<(Reporting, NodeView)>,
 }
 
 /// What the owner has to do.
@@ -102,6 +105,9 @@ impl Agent {
                 Task::Teach(request) => self.teach_several(&mut books, request),
                 Task::Change(changes) => {
                     report_problems(&changes.problems);
+                    if let Some((_, view)) = &mut self.reporting {
+                        view.note(&changes);
+                    }
                     self.take(&mut books, Event::Objects(changes)).await;
                 }
                 Task::Look(town) => self.take(&mut books, Event::Town(town)).await,
@@ -121,6 +127,9 @@ impl Agent {
     pub(super) async fn end(mut self, args: &AgentArgs) -> anyhow::Result<()> {
         for task in self.tasks.drain(..) {
             task.abort();
+        }
+        if let Some((reporting, _)) = self.reporting.take() {
+            reporting.end(args.detach_on_exit).await;
         }
         // Lookups under way still learn; what waits for the owner fails.
         drop(self.lessons);
@@ -222,6 +231,9 @@ impl Agent {
         let outcome = books.apply.apply(effects);
         let is_whole = outcome.failures.is_empty();
         books.note(outcome);
+        if let Some((_, view)) = &mut self.reporting {
+            view.touch();
+        }
         if changes_policy && is_whole {
             tracing::info!(
                 tables,
@@ -278,6 +290,9 @@ impl Agent {
                 }
             }
             self.put(books, effects).await;
+        }
+        if let Some((_, view)) = &mut self.reporting {
+            view.update(&books.state, &books.apply);
         }
         if books.has_learned && Instant::now() >= self.remember_from {
             let began = Instant::now();

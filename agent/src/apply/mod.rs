@@ -148,6 +148,17 @@ impl<K: Kernel> Apply<K> {
         self.retry.identities.clone()
     }
 
+    /// Whether the policy in force on an interface is the last one that was asked for.
+    pub fn is_in_force(&self, ifindex: u32, identity: Identity) -> bool {
+        let known = self.endpoints.get(&ifindex);
+        let table = known.filter(|(spec, _)| spec.identity == identity).map(|(_, row)| row.table);
+        let wanted = self.identities.get(&identity).map(|in_force| in_force.table);
+        table.is_some()
+            && table == wanted
+            && !self.retry.identities.contains(&identity)
+            && !self.retry.endpoints.contains_key(&ifindex)
+    }
+
     /// Writes what changed, and what failed before.
     pub fn apply(&mut self, mut effects: Effects) -> Outcome {
         let mut outcome = Outcome::default();

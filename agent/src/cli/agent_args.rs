@@ -41,6 +41,10 @@ pub struct AgentArgs {
     /// How often to look whether policy kinds that the cluster did not have are there
     #[arg(long, env = "NAMEGATE_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     pub discovery_interval: Duration,
+    /// How long the agent that writes the policies' status may say nothing before another one takes
+    /// its place
+    #[arg(long, env = "NAMEGATE_STATUS_LEASE", value_name = "DURATION", default_value = "15s", value_parser = duration::parse)]
+    pub status_lease: Duration,
     /// What is logged of decisions, and where
     #[command(flatten)]
     pub audit: AuditArgs,

@@ -29,6 +29,8 @@ pub enum Access {
 pub struct Connection {
     pub(super) client: Client,
     pub(super) server: String,
+    /// The namespace of the pod, or of the kubeconfig's context.
+    pub(super) namespace: String,
 }
 
 impl Connection {
@@ -95,9 +97,10 @@ pub async fn connect(access: &Access) -> Result<Connection, ConnectError> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
+    let namespace = config.default_namespace.clone();
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     match Client::try_from(config) {
-        Ok(client) => Ok(Connection { client, server }),
+        Ok(client) => Ok(Connection { client, server, namespace }),
         Err(source) => Err(ConnectError::Credentials { server, source: Box::new(source) }),
     }
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::status::PolicyStatus;
+use super::status::{NodeStatus, PolicyStatus};
 
 /// The most rules of a list, and the most peers, ports and exceptions of a rule. Rules in CEL need
 /// lists that end; the agent itself takes more.
@@ -27,20 +27,25 @@ struct Definition {
     short: &'static str,
     scope: &'static str,
     about: &'static str,
-    spec: Value,
+    /// `None` for what no person writes.
+    spec: Option<Value>,
+    status: Value,
     columns: Vec<Value>,
 }
 
-/// Both definitions, in the order in which to apply them.
+/// The definitions, in the order in which to apply them.
 pub fn definitions() -> Vec<Value> {
     let columns = |more: &[Value]| {
         let mut columns = more.to_vec();
         columns.extend([
             column("Mode", "string", ".spec.mode", "Whether it drops or only logs"),
-            condition_column("Accepted", "Whether what it says can be read"),
-            condition_column("Programmed", "Whether the nodes enforce it"),
+            condition_column("Accepted", "status", "Whether what it says can be read"),
+            condition_column("Programmed", "status", "Whether the nodes enforce it"),
             column("Endpoints", "integer", ".status.endpoints", "Pods that it selects"),
-            column("Age", "date", ".metadata.creationTimestamp", "Time since it was created"),
+            column("Nodes", "integer", ".status.nodes", "Nodes that those pods run on"),
+            age(),
+            wide(condition_column("Accepted", "message", "What is wrong with it"), "Reading"),
+            wide(condition_column("Programmed", "message", "Where it is in force"), "Enforcement"),
         ]);
         columns
     };
@@ -57,7 +62,8 @@ pub fn definitions() -> Vec<Value> {
             scope: "Namespaced",
             about: "What pods of its namespace may reach: names, addresses, pods, services. \
                     A pod that it selects reaches what a rule allows and nothing else.",
-            spec: spec_schema::<EgressPolicySpec>(),
+            spec: Some(spec_schema::<EgressPolicySpec>()),
+            status: policy_status(),
             columns: columns(&[]),
         },
         Definition {
@@ -68,12 +74,35 @@ pub fn definitions() -> Vec<Value> {
             scope: "Cluster",
             about: "What pods of the selected namespaces may reach. In a tier it decides before \
                     or after the namespaced policies.",
-            spec: with_rule(
+            spec: Some(with_rule(
                 spec_schema::<ClusterEgressPolicySpec>(),
                 "!has(self.priority) || has(self.tier)",
                 "priority has a meaning in a tier only: set tier, or remove priority",
-            ),
+            )),
+            status: policy_status(),
             columns: columns(&tier),
+        },
+        Definition {
+            kind: "NamegateNode",
+            plural: "namegatenodes",
+            singular: "namegatenode",
+            short: "ngn",
+            scope: "Cluster",
+            about: "What one node enforces, written by its agent. The status of policies is made \
+                    from these.",
+            spec: None,
+            status: schema_of::<NodeStatus>(),
+            columns: vec![
+                column("Endpoints", "integer", ".status.endpoints", "Pods under policy"),
+                column(
+                    "Pending",
+                    "integer",
+                    ".status.pending",
+                    "Pods whose policy is not in force yet",
+                ),
+                column("Version", "string", ".status.agentVersion", "Version of the agent"),
+                age(),
+            ],
         },
     ]
     .into_iter()
@@ -82,8 +111,29 @@ pub fn definitions() -> Vec<Value> {
 }
 
 fn definition(definition: Definition) -> Value {
-    let Definition { kind, plural, singular, short, scope, about, spec, columns } = definition;
+    let Definition { kind, plural, singular, short, scope, about, spec, status, columns } =
+        definition;
     let (group, version) = API_VERSION.split_once('/').unwrap_or(("", API_VERSION));
+    let mut schema = json!({
+        "description": about,
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "status": status,
+        },
+    });
+    let mut version = json!({
+        "name": version, "served": true, "storage": true, "additionalPrinterColumns": columns,
+    });
+    // What people write has a status apart from it.
+    if let Some(spec) = spec {
+        schema["required"] = json!(["spec"]);
+        schema["properties"]["spec"] = spec;
+        version["subresources"] = json!({"status": {}});
+    }
+    version["schema"] = json!({"openAPIV3Schema": schema});
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -100,36 +150,38 @@ fn definition(definition: Definition) -> Value {
                 "kind": kind, "listKind": format!("{kind}List"), "plural": plural,
                 "singular": singular, "shortNames": [short], "categories": ["namegate"],
             },
-            "versions": [{
-                "name": version,
-                "served": true,
-                "storage": true,
-                "additionalPrinterColumns": columns,
-                "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {
-                    "description": about,
-                    "type": "object",
-                    "required": ["spec"],
-                    "properties": {
-                        "apiVersion": {"type": "string"},
-                        "kind": {"type": "string"},
-                        "metadata": {"type": "object"},
-                        "spec": spec,
-                        "status": schema_of::<PolicyStatus>(),
-                    },
-                }},
-            }],
+            "versions": [version],
         },
     })
+}
+
+/// The schema of a policy's status: conditions by type, so that each writer owns its own.
+fn policy_status() -> Value {
+    let mut status = schema_of::<PolicyStatus>();
+    let conditions = &mut status["properties"]["conditions"];
+    conditions["x-kubernetes-list-type"] = "map".into();
+    conditions["x-kubernetes-list-map-keys"] = json!(["type"]);
+    status
 }
 
 fn column(name: &str, kind: &str, path: &str, about: &str) -> Value {
     json!({"name": name, "type": kind, "jsonPath": path, "description": about})
 }
 
-fn condition_column(condition: &str, about: &str) -> Value {
-    let path = format!(".status.conditions[?(@.type==\"{condition}\")].status");
+fn condition_column(condition: &str, field: &str, about: &str) -> Value {
+    let path = format!(".status.conditions[?(@.type==\"{condition}\")].{field}");
     column(condition, "string", &path, about)
+}
+
+/// The same column under another name, shown by `-o wide` alone.
+fn wide(mut column: Value, name: &str) -> Value {
+    column["name"] = name.into();
+    column["priority"] = 1.into();
+    column
+}
+
+fn age() -> Value {
+    column("Age", "date", ".metadata.creationTimestamp", "Time since it was created")
 }
 
 /// The schema of a spec, with the rules that types cannot say.
@@ -287,7 +339,7 @@ mod tests {
 
     #[test]
     fn schemas_are_structural_and_described() {
-        const KNOWN: [&str; 16] = [
+        const KNOWN: [&str; 18] = [
             "additionalProperties",
             "default",
             "description",
@@ -303,6 +355,8 @@ mod tests {
             "properties",
             "required",
             "type",
+            "x-kubernetes-list-map-keys",
+            "x-kubernetes-list-type",
             "x-kubernetes-validations",
         ];
         for definition in definitions() {

@@ -3,30 +3,43 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use namegate_policy::object::{Object, ObjectRef};
+use namegate_policy::object::{Object, ObjectKind, ObjectRef};
+use namegate_policy::rule::PolicyRef;
 
 use super::held::Update;
-use crate::source::Changes;
+use crate::source::{Changes, Version};
 
-/// What changed since the owner took the last changes; `None` for an object that is gone.
+/// What changed since the owner took the last changes.
 #[derive(Debug, Default)]
-pub(super) struct Gathered(BTreeMap<ObjectRef, Option<Arc<Object>>>);
+pub(super) struct Gathered {
+    /// `None` for an object that is gone.
+    objects: BTreeMap<ObjectRef, Option<Arc<Object>>>,
+    versions: BTreeMap<PolicyRef, Version>,
+}
 
 impl Gathered {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.objects.is_empty() && self.versions.is_empty()
     }
 
     pub(super) fn add(&mut self, update: Update) {
-        self.0.extend(update.removals.into_iter().map(|reference| (reference, None)));
+        for reference in update.removals {
+            if let ObjectKind::Policy(kind) = reference.kind {
+                let (namespace, name) = (reference.namespace.clone(), Arc::clone(&reference.name));
+                self.versions.remove(&PolicyRef { kind, namespace, name });
+            }
+            self.objects.insert(reference, None);
+        }
         let upserts = update.upserts.into_iter();
-        self.0.extend(upserts.map(|object| (object.reference(), Some(object))));
+        self.objects.extend(upserts.map(|object| (object.reference(), Some(object))));
+        self.versions.extend(update.versions);
     }
 
     /// Everything that waits, as one.
     pub(super) fn take(&mut self) -> Changes {
-        let mut changes = Changes::default();
-        for (reference, object) in std::mem::take(&mut self.0) {
+        let versions = std::mem::take(&mut self.versions).into_iter().collect();
+        let mut changes = Changes { versions, ..Changes::default() };
+        for (reference, object) in std::mem::take(&mut self.objects) {
             match object {
                 Some(object) => changes.upserts.push(object),
                 None => changes.removals.push(reference),

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use kube::runtime::watcher;
 use namegate_policy::object::{self, Object, ObjectError, ObjectRef};
+use namegate_policy::rule::PolicyRef;
 
 use super::kinds::Watched;
 use super::raw::Raw;
+use super::status::{Fact, PolicyFact, Refused, Sight, policy_kind};
 use super::trim::trim;
+use crate::source::Version;
 
 /// What events changed.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,10 @@ pub(super) struct Update {
     pub(super) removals: Vec<ObjectRef>,
     /// Objects that are refused.
     pub(super) refusals: Vec<Refusal>,
+    /// Which versions of policies are in force with this.
+    pub(super) versions: Vec<(PolicyRef, Version)>,
+    /// What is told of policies and nodes for their status.
+    pub(super) facts: Vec<Fact>,
     /// Whether this completes a list: everything that exists was told.
     pub(super) is_whole: bool,
 }
@@ -31,6 +38,8 @@ impl Update {
         self.upserts.is_empty()
             && self.removals.is_empty()
             && self.refusals.is_empty()
+            && self.versions.is_empty()
+            && self.facts.is_empty()
             && !self.is_whole
     }
 }
@@ -53,8 +62,8 @@ type Key = (Box<str>, Box<str>);
 pub(super) struct Held {
     watched: Watched,
     known: BTreeMap<Key, Known>,
-    /// What a list under way told so far; `None` where it told what is known already.
-    arriving: Option<BTreeMap<Key, Option<Arrival>>>,
+    /// What a list under way told so far.
+    arriving: Option<BTreeMap<Key, Seen>>,
     hasher: RandomState,
 }
 
@@ -67,6 +76,18 @@ struct Known {
     reference: Option<ObjectRef>,
     /// Whether what is in force was ever written like that.
     is_good: bool,
+    /// Why the version that is known is refused.
+    refused: Option<Arc<Refused>>,
+    /// Of a policy, which version is in force.
+    version: Option<Version>,
+}
+
+/// An object as an event showed it.
+#[derive(Debug)]
+struct Seen {
+    sight: Option<Sight>,
+    /// `None` where it says what is known already.
+    arrival: Option<Arrival>,
 }
 
 #[derive(Debug)]
@@ -94,36 +115,44 @@ impl Held {
             watcher::Event::Init => self.arriving = Some(BTreeMap::new()),
             watcher::Event::InitApply(raw) => {
                 let key = key(&raw);
-                let arrival = self.arrival(raw);
+                let seen = self.see(raw);
                 if let Some(arriving) = &mut self.arriving {
-                    arriving.insert(key, arrival);
+                    arriving.insert(key, seen);
                 }
             }
             watcher::Event::InitDone => {
                 let arrived = self.arriving.take().unwrap_or_default();
+                let watched = &self.watched;
                 self.known.retain(|key, known| {
                     let stays = arrived.contains_key(key);
                     if !stays {
                         update.removals.extend(known.reference.take());
+                        update.facts.extend(gone(watched, key));
                     }
                     stays
                 });
-                for (key, arrival) in arrived {
-                    self.settle(key, arrival, &mut update);
+                for (key, seen) in arrived {
+                    self.settle(key, seen, &mut update);
                 }
                 update.is_whole = true;
             }
             watcher::Event::Apply(raw) => {
                 let key = key(&raw);
-                let arrival = self.arrival(raw);
-                self.settle(key, arrival, &mut update);
+                let seen = self.see(raw);
+                self.settle(key, seen, &mut update);
             }
             watcher::Event::Delete(raw) => {
-                let gone = self.known.remove(&key(&raw));
-                update.removals.extend(gone.and_then(|known| known.reference));
+                let key = key(&raw);
+                let known = self.known.remove(&key);
+                update.removals.extend(known.and_then(|known| known.reference));
+                update.facts.extend(gone(&self.watched, &key));
             }
         }
         update
+    }
+
+    fn see(&self, raw: Raw) -> Seen {
+        Seen { sight: Sight::of(&self.watched, &raw), arrival: self.arrival(raw) }
     }
 
     /// What an object says that is not known already.
@@ -137,42 +166,92 @@ impl Held {
             return None;
         }
         let mut in_force = before.and_then(|before| before.reference.clone());
-        let known = |reference, is_good| Known { fingerprint, uid, reference, is_good };
+        let version = before.filter(|_| is_same_object).and_then(|before| before.version.clone());
+        let known = |reference, is_good, refused: Option<Refused>| {
+            let refused = refused.map(Arc::new);
+            Known { fingerprint, uid, reference, is_good, refused, version }
+        };
         Some(match object::parse(trimmed) {
             Ok(object) => Arrival {
-                known: known(Some(object.reference()), true),
+                known: known(Some(object.reference()), true, None),
                 outcome: Ok(Arc::new(object)),
                 replaces: None,
             },
             Err(error) => {
                 let error = Arc::new(error);
                 if is_same_object && before.is_some_and(|before| before.is_good) {
+                    let known = known(in_force, true, Some(Refused::new(&error, true)));
                     let refusal = Refusal { error, keeps_last_good: true, stand_in: None };
-                    let known = known(in_force, true);
                     return Some(Arrival { known, outcome: Err(refusal), replaces: None });
                 }
                 let stand_in = error.stand_in.as_deref().cloned().map(Object::Policy);
                 let reference = stand_in.as_ref().map(Object::reference);
                 let stand_in = stand_in.map(Arc::new);
                 let replaces = in_force.take().filter(|before| Some(before) != reference.as_ref());
+                let known = known(reference, false, Some(Refused::new(&error, false)));
                 let refusal = Refusal { error, keeps_last_good: false, stand_in };
-                Arrival { known: known(reference, false), outcome: Err(refusal), replaces }
+                Arrival { known, outcome: Err(refusal), replaces }
             }
         })
     }
 
-    fn settle(&mut self, key: Key, arrival: Option<Arrival>, update: &mut Update) {
-        let Some(Arrival { known, outcome, replaces }) = arrival else { return };
-        self.known.insert(key, known);
-        update.removals.extend(replaces);
-        match outcome {
-            Ok(object) => update.upserts.push(object),
-            Err(refusal) => {
-                update.upserts.extend(refusal.stand_in.clone());
-                update.refusals.push(refusal);
+    fn settle(&mut self, key: Key, seen: Seen, update: &mut Update) {
+        if let Some(Arrival { known, outcome, replaces }) = seen.arrival {
+            self.known.insert(key.clone(), known);
+            update.removals.extend(replaces);
+            match outcome {
+                Ok(object) => update.upserts.push(object),
+                Err(refusal) => {
+                    update.upserts.extend(refusal.stand_in.clone());
+                    update.refusals.push(refusal);
+                }
             }
         }
+        let (Some(sight), Some(known)) = (seen.sight, self.known.get_mut(&key)) else { return };
+        match (sight, policy(&self.watched, &key)) {
+            (Sight::Node(fact), _) => update.facts.push(Fact::Node((*key.1).into(), Some(fact))),
+            (Sight::Policy { uid, generation, version, status }, Some(policy)) => {
+                if let Some(version) = known.now_in_force(&uid, generation) {
+                    update.versions.push((policy.clone(), version));
+                }
+                let refusal = known.refused.clone();
+                let fact = PolicyFact { uid, generation, version, refusal, status };
+                update.facts.push(Fact::Policy(policy, Some(Arc::new(fact))));
+            }
+            (Sight::Policy { .. }, None) => {}
+        }
     }
+}
+
+impl Known {
+    /// Which version is in force once `generation` was seen, where that is another one.
+    fn now_in_force(&mut self, uid: &Arc<str>, generation: i64) -> Option<Version> {
+        let generation = match &self.refused {
+            None => generation,
+            Some(refused) if refused.keeps_last_good => return None,
+            Some(_) => 0,
+        };
+        let version = Version { uid: Arc::clone(uid), generation };
+        if self.version.as_ref() == Some(&version) {
+            return None;
+        }
+        self.version = Some(version.clone());
+        Some(version)
+    }
+}
+
+/// The policy that a key stands for; `None` where it is none.
+fn policy(watched: &Watched, (namespace, name): &Key) -> Option<PolicyRef> {
+    let namespace = (!namespace.is_empty()).then(|| (**namespace).into());
+    Some(PolicyRef { kind: policy_kind(watched)?, namespace, name: (**name).into() })
+}
+
+/// That an object of which somebody reports is gone.
+fn gone(watched: &Watched, key: &Key) -> Option<Fact> {
+    if watched.kind == "Node" {
+        return Some(Fact::Node((*key.1).into(), None));
+    }
+    policy(watched, key).map(|policy| Fact::Policy(policy, None))
 }
 
 fn key(raw: &Raw) -> Key {
@@ -285,5 +364,49 @@ mod tests {
         policy.value["status"] = json!({"conditions": []});
         policy.value["metadata"]["resourceVersion"] = "9".into();
         assert_eq!(told(&held.take(Apply(policy))), (vec![], vec![], vec![]));
+    }
+
+    fn versions(update: &Update) -> Vec<i64> {
+        update.versions.iter().map(|(_, version)| version.generation).collect()
+    }
+
+    fn at_generation(mut policy: Raw, generation: i64) -> Raw {
+        policy.metadata.generation = Some(generation);
+        policy
+    }
+
+    #[test]
+    fn the_version_in_force_is_that_of_the_last_good_object() {
+        let mut held = mk_held();
+        let good = |generation| at_generation(mk_policy("a", "1", "a.com"), generation);
+        let bad = |uid, generation| at_generation(mk_policy("a", uid, "a.*.com"), generation);
+        assert_eq!(versions(&list(&mut held, &[good(1)])), [1]);
+        assert_eq!(versions(&held.take(Apply(good(1)))), [] as [i64; 0], "said once");
+        assert_eq!(versions(&held.take(Apply(bad("1", 2)))), [] as [i64; 0], "1 stays in force");
+        assert_eq!(versions(&held.take(Apply(good(3)))), [3]);
+        assert_eq!(versions(&held.take(Apply(good(5)))), [5], "changed and changed back");
+        assert_eq!(versions(&held.take(Apply(bad("2", 1)))), [0], "another object, closed");
+    }
+
+    #[test]
+    fn what_is_told_for_status_follows_every_event() {
+        let mut held = mk_held();
+        let told = |update: Update| match update.facts.into_iter().next() {
+            Some(Fact::Policy(policy, fact)) => {
+                let refusal = fact.map(|fact| (fact.generation, fact.refusal.clone()));
+                (policy.to_string(), refusal)
+            }
+            other => panic!("{other:?}"),
+        };
+        let bad = at_generation(mk_policy("a", "1", "a.*.com"), 4);
+        let (name, fact) = told(list(&mut held, std::slice::from_ref(&bad)));
+        assert_eq!(name, "EgressPolicy shop/a");
+        let (generation, refusal) = fact.unwrap();
+        let refusal = refusal.unwrap();
+        assert_eq!((generation, refusal.is_closed, refusal.keeps_last_good), (4, true, false));
+        assert!(refusal.why.starts_with("spec.egress[0].to[0].fqdn: "), "{}", refusal.why);
+        // A list that says the same tells of it all the same: the resourceVersion may be another.
+        assert_eq!(told(list(&mut held, std::slice::from_ref(&bad))).1.unwrap().1, Some(refusal));
+        assert_eq!(told(held.take(Delete(bad))).1, None);
     }
 }

@@ -4,7 +4,7 @@
 //! that a heartbeat costs no parse and a relist takes nothing back that still exists. What is read
 //! goes through the same `policy::object::parse` as a manifest. While the API server is away,
 //! refuses or tells nonsense, what was known stays in force; nothing here removes an object that the
-//! API server did not say was gone.
+//! API server did not say was gone. What is written there, `status` and Events, is [`status`]'s.
 
 mod client;
 mod definitions;
@@ -23,5 +23,5 @@ pub use client::{Access, ConnectError, Connection, connect};
 pub use definitions::definitions;
 pub use kinds::{Presence, WATCHED, Watched};
 pub use source::{First, Source};
-pub use status::{Condition, PolicyStatus};
+pub use status::{Facts, NodeView, Options as ReportOptions, Reporting};
 pub use trouble::{Call, Trouble};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::ApiResource;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 /// One object. Its metadata holds name, namespace, versions and uid, and nothing else.
@@ -17,7 +17,12 @@ pub(super) struct Raw {
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        Value::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl From<Value> for Raw {
+    fn from(value: Value) -> Self {
         let text = |key: &str| value.pointer(key).and_then(Value::as_str).map(str::to_owned);
         let metadata = ObjectMeta {
             name: text("/metadata/name"),
@@ -27,7 +32,13 @@ impl<'de> Deserialize<'de> for Raw {
             generation: value.pointer("/metadata/generation").and_then(Value::as_i64),
             ..ObjectMeta::default()
         };
-        Ok(Self { metadata, value })
+        Self { metadata, value }
+    }
+}
+
+impl Serialize for Raw {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
     }
 }
 

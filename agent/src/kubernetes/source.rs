@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use namegate_policy::object::Object;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 use tokio::task::JoinSet;
 
 use super::client::Connection;
@@ -13,6 +13,7 @@ use super::discovery;
 use super::gather::Gathered;
 use super::held::{Refusal, Update};
 use super::kinds::{Presence, WATCHED, Watched};
+use super::status::Facts;
 use super::trouble::Trouble;
 use super::watch::{self, News};
 use crate::source::Changes;
@@ -39,6 +40,7 @@ pub struct Source {
     send: mpsc::Sender<News>,
     news: mpsc::Receiver<News>,
     gathered: Gathered,
+    facts: latest::Sender<Facts>,
     /// Kinds that are served and were not read whole yet.
     unread: BTreeSet<Watched>,
     is_surveyed: bool,
@@ -56,6 +58,7 @@ impl Source {
             send,
             news,
             gathered: Gathered::default(),
+            facts: latest::Sender::default(),
             unread: BTreeSet::new(),
             is_surveyed: false,
             has_refusals: false,
@@ -69,6 +72,11 @@ impl Source {
             }
         }
         source
+    }
+
+    /// What is told of policies and nodes for their status.
+    pub fn facts(&self) -> latest::Receiver<Facts> {
+        self.facts.subscribe()
     }
 
     /// Waits until every kind was read whole, however long that takes.
@@ -133,7 +141,11 @@ impl Source {
         }
     }
 
-    fn update(&mut self, watched: Watched, update: Update) {
+    fn update(&mut self, watched: Watched, mut update: Update) {
+        let facts = std::mem::take(&mut update.facts);
+        if !facts.is_empty() {
+            self.facts.send_modify(|known| known.take(facts));
+        }
         if update.is_whole && self.unread.remove(&watched) {
             let waiting: Vec<&str> = self.unread.iter().map(|kind| kind.plural).collect();
             tracing::debug!(kind = watched.kind, waiting = waiting.join(", "), "read whole");

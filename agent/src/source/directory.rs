@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use namegate_policy::limits::{DIRECTORY_DEPTH, FILES};
 use namegate_policy::object::{Object, ObjectRef};
+use namegate_policy::rule::PolicyRef;
 
 use super::file::{self, File, Held};
 use super::problem::{Problem, ProblemKind};
@@ -26,12 +27,26 @@ pub struct Changes {
     pub removals: Vec<ObjectRef>,
     /// Problems that were not there at the last look.
     pub problems: Vec<Problem>,
+    /// Which versions of policies are in force with this, where somebody counts them.
+    pub versions: Vec<(PolicyRef, Version)>,
+}
+
+/// Which version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Tells it from another object of the same name.
+    pub uid: Arc<str>,
+    /// Counts its changes; 0 where none was ever good and something stricter stands in.
+    pub generation: i64,
 }
 
 impl Changes {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.upserts.is_empty() && self.removals.is_empty() && self.problems.is_empty()
+        self.upserts.is_empty()
+            && self.removals.is_empty()
+            && self.problems.is_empty()
+            && self.versions.is_empty()
     }
 }
 
@@ -132,7 +147,7 @@ impl Directory {
         self.problems = told;
         self.in_force = objects;
         self.stand_ins = stand_ins;
-        Changes { upserts, removals, problems }
+        Changes { upserts, removals, problems, versions: Vec::new() }
     }
 
     /// Every object that was read, with where it stands; of those that are defined twice, each.

@@ -10,7 +10,7 @@ mod problem;
 mod tests;
 pub mod yaml;
 
-pub use directory::{Changes, Directory, Site};
+pub use directory::{Changes, Directory, Site, Version};
 pub use follow::follow;
 pub use plain::plain;
 pub use problem::{Problem, ProblemKind};

@@ -10,6 +10,7 @@ mod services;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -35,6 +36,7 @@ use crate::source;
 
 pub use effects::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 pub use shared::SharedLearned;
+pub use view::LocalPod;
 
 use names::{ClusterAddresses, NameClauses, Openings};
 

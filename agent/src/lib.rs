@@ -28,6 +28,7 @@ pub mod remembered;
 pub mod resolvers;
 pub mod source;
 pub mod state;
+pub mod suggest;
 #[cfg(test)]
 mod testing;
 pub mod uninstall;

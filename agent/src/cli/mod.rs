@@ -11,6 +11,7 @@ mod endpoints;
 mod explain;
 mod located;
 mod schema;
+mod suggest;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use convert::ConvertArgs;
 pub use endpoints::EndpointsArgs;
 pub use explain::ExplainArgs;
 pub use schema::Subject;
+pub use suggest::SuggestArgs;
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
 
@@ -38,6 +40,8 @@ Examples:
       Turn Cilium policies with toFQDNs into EgressPolicies.
   namegate explain --manifests examples/town --from shop/checkout --to data/db --port 5432
       Say what becomes of a flow and why, at both of its ends.
+  namegate suggest --from /var/log/namegate.jsonl > policies.yaml
+      Write the least policies that would allow what the audit log tells.
   namegate agent
       In a pod of the cluster: enforce what its API server says about the pods of this node.
   namegate agent --manifests /etc/namegate --watch --audit-log /var/log/namegate.jsonl
@@ -80,6 +84,8 @@ pub enum Command {
     Endpoints(EndpointsArgs),
     /// Turn Cilium policies with toFQDNs into EgressPolicies
     Convert(ConvertArgs),
+    /// Write the least policies that would allow what the audit log tells
+    Suggest(SuggestArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
     Crds,
     /// Print the JSON Schema of what the agent writes
@@ -128,6 +134,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Endpoints(args) => report(endpoints::run(&args)),
         Command::Convert(args) => convert::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Crds => crds::run(),
         Command::Schema { subject } => schema::run(subject),
         Command::Ready { ready_file } => is_ready(&ready_file),

@@ -79,8 +79,20 @@ impl Agent {
 
     /// Starts the agent and does not wait.
     pub fn spawn(town: &Town, manifests: &Manifests, arguments: &[&str]) -> Result<Self> {
+        Self::spawn_version(town, manifests, None, arguments)
+    }
+
+    /// Starts the agent as one whose maps are of another version of the ABI would be, and does not
+    /// wait.
+    pub fn spawn_version(
+        town: &Town,
+        manifests: &Manifests,
+        version: Option<u32>,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let audit = AuditLog::new(&town.lab.file("audit.log"));
         let mut command = command(&town.node.namespace)?;
+        command.envs(version.map(|version| ("NAMEGATE_TEST_ABI_VERSION", version.to_string())));
         command
             .arg("agent")
             .arg("--manifests")
@@ -120,6 +132,15 @@ impl Agent {
             Ok(self.log().contains(text))
         })
         .with_context(|| format!("the agent said:\n{}", self.log()))
+    }
+
+    /// Waits until what the pods of `town` learned is on disk.
+    pub fn expect_remembered(&self, town: &Town) -> Result<()> {
+        let file = town.lab.file("run").join("learned.json");
+        wait_until("what was learned to be on disk", Duration::from_secs(5), || {
+            let content = std::fs::read_to_string(&file).unwrap_or_default();
+            Ok(content.contains("\"address\""))
+        })
     }
 
     /// Fails with its log if it is gone.

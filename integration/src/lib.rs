@@ -29,6 +29,7 @@ pub mod patience;
 pub mod pod;
 pub mod process;
 pub mod resolver;
+pub mod rival;
 pub mod scene;
 pub mod site;
 pub mod tls;

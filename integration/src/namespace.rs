@@ -61,6 +61,13 @@ impl Namespace {
         Ok(())
     }
 
+    /// The index of an interface in the namespace.
+    pub fn interface_index(&self, name: &str) -> Result<u32> {
+        let line = self.run(&["ip", "-o", "link", "show", "dev", name], QUICK)?.success()?;
+        let index = line.split(':').next().and_then(|index| index.trim().parse().ok());
+        index.with_context(|| format!("no index in {line:?}"))
+    }
+
     /// Writes one file below `/proc/sys`, as seen from the namespace.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(key);

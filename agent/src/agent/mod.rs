@@ -23,7 +23,7 @@ use crate::lock::AgentLock;
 use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
-use crate::{preflight, uninstall};
+use crate::{preflight, ready_file, uninstall};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -93,7 +93,7 @@ async fn serve(
         }
     };
     if let Some(path) = &args.ready_file {
-        std::fs::write(path, format!("{}\n", std::process::id()))
+        ready_file::write(path, std::iter::empty())
             .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
     }
     phase.enter(Phase::Enforcing);

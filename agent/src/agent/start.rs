@@ -23,6 +23,7 @@ use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
+use crate::hooks::HookReport;
 use crate::link::{self, ProxyLink};
 use crate::registry::Registry;
 use crate::resolvers::{self, ResolverGroup};
@@ -83,12 +84,13 @@ pub(super) async fn start(
     .await
     .context("cannot start the DNS proxy")?;
 
+    let earlier = datapath.inherited().iter().chain(datapath.endpoints());
     let inherited: BTreeMap<u32, EndpointRow> =
-        datapath.endpoints().iter().map(|(index, entry)| (*index, entry.into())).collect();
-    let mut enforced = datapath.attached().context("cannot list the enforced interfaces")?;
+        earlier.map(|(index, entry)| (*index, entry.into())).collect();
+    let mut enforced = datapath.attached().clone();
     enforced.extend(inherited.keys());
     let tables: BTreeSet<u32> = datapath.tables().collect();
-    let agent_is_first = inherited.is_empty();
+    let agent_is_first = enforced.is_empty();
     if datapath.is_taken_over() {
         tracing::info!(endpoints = inherited.len(), "taking over from an earlier agent");
     }
@@ -124,6 +126,8 @@ pub(super) async fn start(
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),
         reporting,
+        hooks: HookReport::default(),
+        ready_file: args.ready_file.clone(),
     };
 
     let now = clock::monotonic_now();

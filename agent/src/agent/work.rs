@@ -26,10 +26,11 @@ use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
+use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
 use crate::source::{Changes, Problem};
 use crate::state::{Effects, EndpointEffect, Event};
-use crate::{clock, remembered, uninstall};
+use crate::{clock, ready_file, remembered, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
 const SWEEP: Duration = Duration::from_secs(3);
@@ -40,6 +41,9 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// Deadlines that pass within this time are worked on together. Flows end at their deadline anyway,
 /// which the kernel compares; an address that another name keeps open waits as long.
 const EXPIRY_STEP: Duration = Duration::from_millis(20);
+
+/// How often the programs are looked for where they were attached.
+const HOOKS: Duration = Duration::from_millis(400);
 
 /// Lessons taken at once before other events get their turn.
 const LESSONS_TURN: usize = 64;
@@ -62,6 +66,8 @@ pub(super) struct Agent {
     pub(super) tasks: Vec<JoinHandle<()>>,
     /// Who reports what is in force, and what they know of it.
     pub(super) reporting: Option<(Reporting, NodeView)>,
+    pub(super) hooks: HookReport,
+    pub(super) ready_file: Option<PathBuf>,
 }
 
 /// What the owner has to do.
@@ -73,6 +79,7 @@ enum Task {
     Expire,
     Sweep,
     Upkeep,
+    Hooks,
 }
 
 impl Agent {
@@ -80,7 +87,8 @@ impl Agent {
     pub(super) async fn work(&mut self, signals: &mut Signals) -> anyhow::Result<&'static str> {
         let mut sweep = tokio::time::interval(SWEEP);
         let mut upkeep = tokio::time::interval(UPKEEP);
-        for interval in [&mut sweep, &mut upkeep] {
+        let mut hooks = tokio::time::interval(HOOKS);
+        for interval in [&mut sweep, &mut upkeep, &mut hooks] {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut expired_at = Instant::now();
@@ -91,6 +99,7 @@ impl Agent {
             let task = tokio::select! {
                 biased;
                 name = signals.next() => return Ok(name),
+                _ = hooks.tick() => Task::Hooks,
                 Some(request) = self.lessons.recv() => Task::Teach(request),
                 Some(changes) = self.changes.recv() => Task::Change(changes),
                 Some(town) = self.towns.recv() => Task::Look(town),
@@ -118,6 +127,7 @@ impl Agent {
                 }
                 Task::Sweep => self.sweep(&mut books).await,
                 Task::Upkeep => self.upkeep(&mut books).await,
+                Task::Hooks => self.watch_hooks(&mut books),
             }
             self.shelf.lay(books);
         }
@@ -182,6 +192,9 @@ impl Agent {
         books.note(outcome);
         let taken_over = books.apply.finish_take_over(unknown);
         books.note(taken_over);
+        if let Err(error) = books.apply.kernel().retire_earlier() {
+            tracing::error!(%error, "something of an agent of another version stays");
+        }
         if endpoints > 0 && enforced == 0 {
             let why: Vec<&str> = books.failures().iter().map(String::as_str).collect();
             anyhow::bail!("nothing can be enforced: {}", why.join("; "));
@@ -304,6 +317,15 @@ impl Agent {
             }
             // However much there is to write, it takes a fiftieth of a processor at most.
             self.remember_from = Instant::now() + began.elapsed() * 49;
+        }
+    }
+
+    /// Puts right what others did to the hooks; whoever asks `namegate ready` is told what stays wrong.
+    fn watch_hooks(&mut self, books: &mut Books) {
+        let is_other = self.hooks.look(books.apply.kernel());
+        let Some(path) = self.ready_file.as_ref().filter(|_| is_other) else { return };
+        if let Err(error) = ready_file::write(path, self.hooks.lacking()) {
+            tracing::error!(%error, path = %path.display(), "cannot say whether the agent is ready");
         }
     }
 }

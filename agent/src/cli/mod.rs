@@ -30,6 +30,8 @@ pub use explain::ExplainArgs;
 pub use schema::Subject;
 pub use suggest::SuggestArgs;
 
+use crate::ready_file::{self, Readiness};
+
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
 
 const EXAMPLES: &str = "\
@@ -158,16 +160,19 @@ fn quiet(filter: EnvFilter, asked: &str) -> EnvFilter {
         .fold(filter, EnvFilter::add_directive)
 }
 
-/// The file names the process that wrote it; one that is gone enforces nothing more.
 fn is_ready(file: &Path) -> ExitCode {
-    let written = std::fs::read_to_string(file).ok();
-    let process = written.and_then(|text| text.trim().parse::<u32>().ok());
-    if process.is_some_and(|process| Path::new("/proc").join(process.to_string()).exists()) {
-        ExitCode::SUCCESS
-    } else {
-        eprintln!("namegate: not ready: no running agent wrote {}", file.display());
-        ExitCode::FAILURE
+    match ready_file::read(file) {
+        Readiness::Ready => return ExitCode::SUCCESS,
+        Readiness::NoAgent => {
+            eprintln!("namegate: not ready: no running agent wrote {}", file.display());
+        }
+        Readiness::Lacking(lacking) => {
+            for what in lacking {
+                eprintln!("namegate: not ready: {what}");
+            }
+        }
     }
+    ExitCode::FAILURE
 }
 
 fn report(outcome: anyhow::Result<()>) -> ExitCode {

@@ -246,13 +246,12 @@ impl State {
                 effects.endpoints.insert(*index, EndpointEffect::Enforce(spec.clone()));
             }
         }
-        let is_in_cluster = self.settings.node_name.is_some();
         let before = std::mem::replace(&mut self.endpoints, endpoints);
         for (index, spec) in before {
             if self.endpoints.contains_key(&index) {
                 continue;
             }
-            if is_in_cluster && self.town.interfaces.contains(&index) {
+            if self.closes(index) {
                 self.closed.insert(index, Some(spec.pod));
                 effects.endpoints.insert(index, EndpointEffect::Close);
             } else {
@@ -277,6 +276,11 @@ impl State {
                 ));
             }
         }
+    }
+
+    /// Whether an interface that is no endpoint's any more is closed, and not let go.
+    pub(super) fn closes(&self, interface: u32) -> bool {
+        self.settings.node_name.is_some() && self.town.interfaces.contains(&interface)
     }
 
     fn update_resolvers(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {

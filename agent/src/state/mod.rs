@@ -199,17 +199,17 @@ impl State {
     }
 
     /// Takes on interfaces that an earlier agent enforced, once objects and interfaces are known: in a
-    /// cluster, what is there and no endpoint is closed until it goes.
+    /// cluster, what is there and no endpoint is closed until it goes; elsewhere it is let go.
     pub fn inherit(&mut self, interfaces: &BTreeSet<u32>) -> Effects {
         let mut effects = Effects::default();
-        if self.settings.node_name.is_none() {
-            return effects;
-        }
-        for index in interfaces {
-            if self.town.interfaces.contains(index) && !self.endpoints.contains_key(index) {
+        for index in interfaces.iter().filter(|index| !self.endpoints.contains_key(index)) {
+            let effect = if self.closes(*index) {
                 self.closed.entry(*index).or_default();
-                effects.endpoints.insert(*index, EndpointEffect::Close);
-            }
+                EndpointEffect::Close
+            } else {
+                EndpointEffect::Release
+            };
+            effects.endpoints.insert(*index, effect);
         }
         effects
     }

@@ -248,12 +248,15 @@ fn what_an_earlier_agent_enforced_is_closed_where_no_pod_is_known() {
     state.handle(Event::Town(mk_interfaces(&[21, WEB_LINK])), at(2));
     let inherited = BTreeSet::from([WEB_LINK, 21, 22]);
     let effects = state.inherit(&inherited);
-    assert_eq!(effects.endpoints, BTreeMap::from([(21, EndpointEffect::Close)]));
+    let expected = [(21, EndpointEffect::Close), (22, EndpointEffect::Release)];
+    assert_eq!(effects.endpoints, BTreeMap::from(expected));
     let effects = state.handle(Event::Town(mk_interfaces(&[WEB_LINK])), at(3));
     assert_eq!(effects.endpoints, BTreeMap::from([(21, EndpointEffect::Release)]));
 
     let (mut state, _) = mk_running();
-    assert!(state.inherit(&inherited).endpoints.is_empty(), "whose manifest is gone is let go");
+    let effects = state.inherit(&BTreeSet::from([CHECKOUT_LINK, 21])).endpoints;
+    let expected = BTreeMap::from([(21, EndpointEffect::Release)]);
+    assert_eq!(effects, expected, "whose manifest is gone is let go");
 }
 
 #[test]

@@ -37,6 +37,10 @@ pub use table::{
 /// Raised with every change of a layout; part of the path that maps are pinned under.
 pub const ABI_VERSION: u32 = 3;
 
+/// The oldest version whose rows of `ENDPOINTS` and `FLOWS` have this layout and meaning: from there on
+/// they are carried over.
+pub const FLOWS_SINCE: u32 = 3;
+
 /// Which way a packet crosses an endpoint's interface, or a flow was opened, seen from the
 /// endpoint. Kernel maps carry the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
 
 /// What failed between user space and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,30 @@ pub enum DatapathError {
     NoTcx {
         /// The interface.
         interface: String,
+    },
+    /// What is pinned where a link should be is none that can be read.
+    #[error("cannot take over {}: remove it, and what it attaches", .path.display())]
+    Link {
+        /// Where it is pinned.
+        path: PathBuf,
+        /// Why.
+        source: Box<LinkError>,
+    },
+    /// The program of a link could not be replaced; the one that is there stays.
+    #[error("cannot replace the program of {}", .path.display())]
+    Replace {
+        /// Where the link is pinned.
+        path: PathBuf,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The programs at a hook could not be listed.
+    #[error("cannot list the programs on interface {ifindex}")]
+    Query {
+        /// The interface.
+        ifindex: u32,
+        /// Why.
+        source: io::Error,
     },
     /// A link could not be pinned.
     #[error("cannot pin {}", .path.display())]

@@ -1,6 +1,6 @@
 //! Loading, pinning and taking over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,11 @@ use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 
+use super::attach::BOTH;
 use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
-use super::{Datapath, Maps, Options};
+use super::{Datapath, Maps, Options, seam};
 use crate::abi::{ABI_VERSION, Direction, QuotaKey};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
@@ -58,6 +59,7 @@ impl Datapath {
         }
         let (mut datapath, events) = Self::load(loader, pins, is_taken_over, options)?;
         datapath.adopt()?;
+        datapath.find_earlier(&options.pin_root)?;
         Ok((datapath, events))
     }
 
@@ -86,11 +88,14 @@ impl Datapath {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| DatapathError::Load { source: Box::new(source) })?;
-        for direction in [Direction::Egress, Direction::Ingress] {
+        let mut program_numbers = [0; 2];
+        for (number, direction) in program_numbers.iter_mut().zip(BOTH) {
             let name = program_name(direction);
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?;
+            verify(&mut ebpf, name)?;
+            let info = program(&mut ebpf, name)?.info();
+            *number = info
+                .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?
+                .id();
         }
         let events = Events::new(ring(&mut ebpf)?);
         let maps = Maps::take(&mut ebpf)?;
@@ -98,6 +103,11 @@ impl Datapath {
             pins,
             is_taken_over,
             ebpf,
+            program_numbers,
+            is_shut_loaded: false,
+            attached: BTreeSet::new(),
+            earlier: Vec::new(),
+            inherited: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             tables: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -118,10 +128,8 @@ impl Datapath {
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
         (self.services, self.next_list) = self.maps.read_services()?;
-        for ifindex in self.attached()? {
-            self.replace_program(ifindex)?;
-        }
-        Ok(())
+        self.adopt_links()?;
+        self.finish_repairs()
     }
 }
 
@@ -169,9 +177,16 @@ pub(super) fn program<'a>(
         .ok_or(DatapathError::Missing { name })
 }
 
+/// Has the kernel check a program and keep it.
+pub(super) fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    program(ebpf, name)?
+        .load()
+        .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })
+}
+
 /// Makes the directories that pins lie in.
 fn prepare(root: &Path) -> Result<PathBuf, DatapathError> {
-    let pins = root.join(format!("v{ABI_VERSION}"));
+    let pins = root.join(format!("v{}", seam::abi_version()));
     let exists = root.ancestors().find(|path| path.exists());
     let is_bpf = exists.is_some_and(|path| {
         rustix::fs::statfs(path)

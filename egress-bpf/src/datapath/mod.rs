@@ -1,7 +1,7 @@
 //! The kernel's side, from user space.
 //!
 //! [`Datapath`] loads the program, pins its maps and links below a directory of the ABI's version,
-//! takes over what a previous agent pinned, attaches to interfaces, and reads and writes the maps as
+//! takes over what a previous agent pinned, of this version or another, attaches to interfaces, and reads and writes the maps as
 //! typed values. It is the only module that names aya. It decides nothing and remembers only what it
 //! needs to keep writes in a safe order.
 //!
@@ -10,13 +10,17 @@
 mod attach;
 mod batch;
 mod counters;
+mod earlier;
 mod entries;
 mod error;
 mod events;
+mod hooks;
 mod load;
 mod pods;
+mod query;
 mod quota;
 mod run;
+mod seam;
 mod services;
 mod sweep;
 mod tables;
@@ -33,6 +37,7 @@ use namegate_policy::identity::Identity;
 pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
+pub use hooks::{DisplacedHook, HookFault};
 pub use run::{Ran, RanVerdict};
 pub use sweep::Sweep;
 
@@ -41,6 +46,7 @@ use crate::abi::{
     PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
 };
 use batch::Rows;
+use earlier::Earlier;
 use pods::{CidrTrieKey, RangeTrieKey};
 use services::Written;
 use tables::RowKeys;
@@ -131,6 +137,14 @@ pub struct Datapath {
     pins: PathBuf,
     is_taken_over: bool,
     ebpf: Ebpf,
+    /// The kernel's numbers of the programs, by direction.
+    program_numbers: [u32; 2],
+    is_shut_loaded: bool,
+    /// Interfaces that programs are to be on.
+    attached: BTreeSet<u32>,
+    earlier: Vec<Earlier>,
+    /// Endpoints of agents of other versions.
+    inherited: BTreeMap<u32, EndpointEntry>,
     endpoints: BTreeMap<u32, EndpointEntry>,
     tables: BTreeMap<u32, RowKeys>,
     services: BTreeMap<ServiceKey, Written>,

@@ -246,7 +246,7 @@ impl EndpointEntry {
         })
     }
 
-    fn from_row(ifindex: u32, row: &Endpoint) -> Option<Self> {
+    pub(super) fn from_row(ifindex: u32, row: &Endpoint) -> Option<Self> {
         Some(Self {
             ifindex,
             identity: Identity::new(row.identity)?,

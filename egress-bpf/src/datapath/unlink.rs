@@ -24,18 +24,18 @@ struct ObjectAttr {
 /// kernel/bpf/syscall.c). A link that is not there, or whose interface is gone, is no error.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the path ends in a zero and outlives the call.
-    let fd = match unsafe { bpf(BPF_OBJ_GET, &attr) } {
+    let fd = match unsafe { bpf(BPF_OBJ_GET, &mut attr) } {
         Ok(fd) => fd,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     // SAFETY: the kernel made the descriptor for this process just then.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let number = link.as_raw_fd().unsigned_abs();
+    let mut number = link.as_raw_fd().unsigned_abs();
     // SAFETY: the call takes a number and no address.
-    match unsafe { bpf(BPF_LINK_DETACH, &number) } {
+    match unsafe { bpf(BPF_LINK_DETACH, &mut number) } {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
         Err(error) => Err(error),
@@ -44,9 +44,9 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
 
 /// # Safety
 /// The addresses inside `attr` are valid for what `command` does with them.
-unsafe fn bpf<T>(command: i64, attr: &T) -> io::Result<i32> {
+pub(super) unsafe fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i32> {
     let size = size_of::<T>();
     // SAFETY: the caller vouches for the addresses inside `attr`.
-    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size) };
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size) };
     i32::try_from(outcome).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -1,0 +1,206 @@
+//! Taking over from agents whose maps have another layout.
+//!
+//! Each version of the ABI has a directory of pins. An agent loads its programs beside those of
+//! another version, over maps of its own, and fills these while the old programs go on judging. Then
+//! each link gets the new program in place of the old one: one system call, before and after which
+//! packets are judged whole by one of the two. What is left of the old version goes last.
+//!
+//! Carried over are the endpoints (so that a pod's flows stay its own) and the flows, from versions
+//! whose rows of both are those of this one. Policies, addresses, services and resolvers are written
+//! anew from the objects, learned names from what the agent keeps on disk. Counters begin at zero, and
+//! later pieces of datagrams whose first piece came before are dropped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+
+use super::attach::{self, BOTH, detach_pinned, interface, linked, remove_file, remove_tree};
+use super::batch::Rows;
+use super::error::DatapathError;
+use super::{Datapath, EndpointEntry, seam};
+use crate::abi::{Direction, Endpoint, FLOWS_SINCE, Flow, FlowKey, QuotaKey};
+
+/// What an agent of another version left.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    pins: PathBuf,
+    /// Its flows, and those of them that were copied, while they can be read.
+    flows: Option<(Rows<FlowKey, Flow>, BTreeMap<FlowKey, Flow>)>,
+}
+
+impl Earlier {
+    /// Those that left links below `root`, the latest first; `own` is the directory of this version.
+    fn find(root: &Path, own: &Path) -> Result<Vec<(u32, Self)>, DatapathError> {
+        let failed =
+            |source| DatapathError::Pins { what: "list", path: root.to_path_buf(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(root).map_err(failed)? {
+            let pins = entry.map_err(failed)?.path();
+            let version = pins
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
+            match version {
+                Some(version) if pins != own && pins.join("links").is_dir() => {
+                    found.push((version, Self { pins, flows: None }));
+                }
+                _ => {}
+            }
+        }
+        found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+        Ok(found)
+    }
+
+    pub(super) fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    fn link_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
+        self.pins.join("links").join(attach::link_name(ifindex, direction))
+    }
+
+    fn map<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<Rows<K, V>, DatapathError> {
+        let data = MapData::from_pin(self.pins.join("maps").join(name))
+            .map_err(|source| DatapathError::MapType { map: name, source: Box::new(source) })?;
+        Rows::new(name, data)
+    }
+}
+
+impl Datapath {
+    /// Finds what agents of other versions left, and copies what can be carried over. Their programs
+    /// judge on until [`Datapath::attach`] replaces them.
+    pub(super) fn find_earlier(&mut self, root: &Path) -> Result<(), DatapathError> {
+        for (version, mut earlier) in Earlier::find(root, &self.pins)? {
+            let links = linked(&earlier.pins)?;
+            tracing::info!(version, links = links.len(), "an agent of another version was here");
+            for ifindex in links {
+                match interface(ifindex) {
+                    Ok(_) => {
+                        self.attached.insert(ifindex);
+                    }
+                    // Its interface is gone.
+                    Err(_) => {
+                        for direction in BOTH {
+                            remove_file(&earlier.link_path(ifindex, direction))?;
+                        }
+                    }
+                }
+            }
+            let is_first = self.inherited.is_empty();
+            if is_first && (FLOWS_SINCE..=seam::abi_version()).contains(&version) {
+                match self.copy_flows(&mut earlier) {
+                    Ok(copied) => tracing::info!(version, copied, "flows are carried over"),
+                    // What cannot be read or has no room begins anew.
+                    Err(error) => tracing::warn!(version, %error, "flows are not carried over"),
+                }
+            }
+            self.earlier.push(earlier);
+        }
+        Ok(())
+    }
+
+    /// The endpoints that an agent of another version enforced.
+    pub fn inherited(&self) -> &BTreeMap<u32, EndpointEntry> {
+        &self.inherited
+    }
+
+    /// Ends the take-over from agents of other versions, once what this one enforces is in force:
+    /// brings over what their programs noted until they were replaced, and removes what is left of
+    /// those that judge on no interface any more.
+    pub fn retire_earlier(&mut self) -> Result<(), DatapathError> {
+        for mut earlier in std::mem::take(&mut self.earlier) {
+            self.copy_later_flows(&mut earlier)?;
+            let left = linked(&earlier.pins)?;
+            if left.is_empty() {
+                remove_tree(&earlier.pins)?;
+            } else {
+                let pins = earlier.pins.display();
+                tracing::warn!(%pins, interfaces = ?left, "programs of another version judge on");
+                self.earlier.push(earlier);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts this build's program in place of one of another version; says whether there was one.
+    pub(super) fn inherit_link(
+        &mut self,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<bool, DatapathError> {
+        let old: Vec<PathBuf> =
+            self.earlier.iter().map(|earlier| earlier.link_path(ifindex, direction)).collect();
+        for path in old {
+            if let Some(link) = self.replace_program(&path, direction)? {
+                attach::pin(link, &self.link_path(ifindex, direction))?;
+                remove_file(&path)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Detaches what programs of other versions are left at a hook.
+    pub(super) fn detach_earlier(
+        &self,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<(), DatapathError> {
+        self.earlier
+            .iter()
+            .try_for_each(|earlier| detach_pinned(&earlier.link_path(ifindex, direction)))
+    }
+
+    fn copy_flows(&mut self, earlier: &mut Earlier) -> Result<usize, DatapathError> {
+        let endpoints: Rows<u32, Endpoint> = earlier.map("ENDPOINTS")?;
+        let old: Rows<FlowKey, Flow> = earlier.map("FLOWS")?;
+        let flows: BTreeMap<FlowKey, Flow> = old.read_all()?.into_iter().collect();
+        // An agent that was killed in the midst of this may have come further with some.
+        let known: BTreeMap<FlowKey, Flow> = self.maps.flows.read_all()?.into_iter().collect();
+        let (keys, values): (Vec<FlowKey>, Vec<Flow>) =
+            flows.iter().filter(|(key, _)| !known.contains_key(*key)).unzip();
+        self.count_flows(flows.keys().chain(known.keys()))?;
+        self.maps.flows.put_all(&keys, &values)?;
+        for (ifindex, row) in endpoints.read_all()? {
+            if !self.endpoints.contains_key(&ifindex) {
+                let entry = EndpointEntry::from_row(ifindex, &row);
+                self.inherited.extend(entry.map(|entry| (ifindex, entry)));
+            }
+        }
+        earlier.flows = Some((old, flows));
+        Ok(keys.len())
+    }
+
+    /// Copies what changed since the first copy, where this build's program did not see the flow yet.
+    fn copy_later_flows(&self, earlier: &mut Earlier) -> Result<(), DatapathError> {
+        let Some((old, copied)) = earlier.flows.take() else { return Ok(()) };
+        for (key, flow) in old.read_all()? {
+            let before = copied.get(&key);
+            if before != Some(&flow) && self.maps.flows.get(&key)?.as_ref() == before {
+                self.maps.flows.put(&key, &flow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the counts of who holds how many flows; a sweep puts right what comes later.
+    fn count_flows<'a>(
+        &self,
+        flows: impl Iterator<Item = &'a FlowKey>,
+    ) -> Result<(), DatapathError> {
+        let mut held: BTreeMap<QuotaKey, u64> = BTreeMap::new();
+        for flow in flows {
+            *held.entry(QuotaKey { ifindex: flow.ifindex, epoch: flow.epoch }).or_default() += 1;
+            *held.entry(QuotaKey::ALL).or_default() += 1;
+        }
+        for (key, count) in held {
+            self.maps.released.put(&key, &0)?;
+            self.maps.opened.put(&key, &count)?;
+        }
+        Ok(())
+    }
+}

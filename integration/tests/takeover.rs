@@ -1,0 +1,63 @@
+//! Agents whose maps are of different versions, one after the other on a node.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
+use namegate_integration::agent::Agent;
+use namegate_integration::flood::{Flood, Sink};
+use namegate_integration::manifests::Manifests;
+use namegate_integration::patience::wait_until;
+use namegate_integration::pod::echo;
+use namegate_integration::town::Town;
+
+/// Nobody opens a flow to the checkout: what comes to it are replies, or nothing.
+const REPLIES_ONLY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+    metadata: {name: replies-only, namespace: shop}\n\
+    spec: {podSelector: {matchLabels: {app: checkout}}, policyTypes: [Ingress]}\n";
+
+/// The versions that have pins.
+fn versions(town: &Town) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(town.lab.pins())?;
+    let mut names: Vec<String> = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn another_version_takes_over_without_a_packet_unjudged() -> Result<()> {
+    let test = "another_version_takes_over_without_a_packet_unjudged";
+    let Some(town) = Town::for_test(test)? else { return Ok(()) };
+    let manifests = Manifests::town(&town.lab)?;
+    manifests.write("replies-only.yaml", REPLIES_ONLY)?;
+    let start = |version| Agent::spawn_version(&town, &manifests, version, &[])?.expect_ready();
+    let mut agent = start(None)?;
+    let (site, denied) = ((STRIPE.v4, 443).into(), SocketAddr::from((EVIL.v4, 9_999)));
+    let mut sink = Sink::open(&town.internet, denied)?;
+    let flood = Flood::start(&town.checkout.namespace, denied, 5_000)?;
+    assert_eq!(town.checkout.resolve("api.stripe.com")?.status, "NOERROR");
+    town.checkout.try_tcp(site)??;
+    let mut live = town.checkout.connect((DB.v4, DB_PORT).into())??;
+    echo(&mut live)?;
+    agent.expect_remembered(&town)?;
+
+    let mut last = versions(&town)?;
+    for version in [101, 102] {
+        agent.kill()?;
+        agent = start(Some(version))?;
+        echo(&mut live)?;
+        town.checkout.try_tcp(site)??;
+        assert_ne!(versions(&town)?, last);
+        assert_eq!(versions(&town)?, [format!("v{version}")], "nothing is left of the other");
+        last = versions(&town)?;
+    }
+    let sent = flood.sent();
+    wait_until("the flood to go on", std::time::Duration::from_secs(5), || {
+        Ok(flood.sent() > sent + 1_000)
+    })?;
+    assert_eq!(sink.received()?, 0, "of {} that were sent", flood.sent());
+    assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+    agent.check()
+}

@@ -1,7 +1,5 @@
 //! What becomes of a hook that another program takes: seen within a second, put right, and told.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -39,6 +39,11 @@ nightly: build ## Holds the three engines against each other over a million rand
 	NAMEGATE_DAMAGED_FRAMES=5000000 cargo test -p namegate-integration --test verdict $(as_root) -- --nocapture damaged
 	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
 
+.PHONY: test-restart
+test-restart: build ## Kills 200 agents under load and takes over between versions 20 times, as root
+	NAMEGATE_RESTARTS=200 NAMEGATE_UPGRADES=20 NAMEGATE_LIVE_FLOWS=1000 NAMEGATE_DENIED_RATE=20000 \
+	  cargo test -p namegate-integration --test restart $(as_root) -- --nocapture
+
 .PHONY: bench-policy
 bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)

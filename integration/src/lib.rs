@@ -21,6 +21,7 @@ pub mod demo;
 pub mod dns;
 pub mod flood;
 pub mod lab;
+pub mod live;
 pub mod manifests;
 pub mod namespace;
 pub mod node;

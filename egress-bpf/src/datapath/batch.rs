@@ -71,6 +71,12 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         Ok(Self { name, data, kinds: std::marker::PhantomData })
     }
 
+    /// How many entries the map can hold.
+    pub(super) fn capacity(&self) -> Result<u32, DatapathError> {
+        let info = self.data.info().map_err(|error| self.failed("ask", io::Error::other(error)))?;
+        Ok(info.max_entries())
+    }
+
     fn fd(&self) -> u32 {
         self.data.fd().as_fd().as_raw_fd().unsigned_abs()
     }

@@ -24,6 +24,14 @@ impl Reason {
             .or_else(|| DropReason::from_number(number).map(Self::Drop))
     }
 
+    /// `forwarded` or `dropped`.
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::Pass(_) => "forwarded",
+            Self::Drop(_) => "dropped",
+        }
+    }
+
     /// The name that logs and metrics carry.
     pub fn as_str(self) -> &'static str {
         match self {

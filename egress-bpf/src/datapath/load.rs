@@ -224,6 +224,6 @@ fn rows<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Rows<K, V
     Rows::new(name, data)
 }
 
-fn mistyped(map: &'static str, source: aya::maps::MapError) -> DatapathError {
+pub(super) fn mistyped(map: &'static str, source: aya::maps::MapError) -> DatapathError {
     DatapathError::MapType { map, source: Box::new(source) }
 }

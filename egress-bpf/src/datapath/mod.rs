@@ -19,6 +19,7 @@ mod load;
 mod pods;
 mod query;
 mod quota;
+mod reader;
 mod run;
 mod seam;
 mod services;
@@ -38,6 +39,7 @@ pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
 pub use hooks::{DisplacedHook, HookFault};
+pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
 pub use sweep::Sweep;
 

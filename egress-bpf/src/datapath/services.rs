@@ -14,6 +14,13 @@ pub(super) struct Written {
     entry: ServiceEntry,
 }
 
+impl Written {
+    /// How many rows of `BACKENDS` it takes.
+    pub(super) fn backend_count(&self) -> usize {
+        self.entry.backends.len()
+    }
+}
+
 impl Datapath {
     /// Makes these the services that are translated: for each address and port its backends. A
     /// service changes at once: its new list is whole before the service names it.

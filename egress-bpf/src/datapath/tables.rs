@@ -21,10 +21,10 @@ use crate::compile::{CidrRow, RowChanges, TableRows};
 /// The keys of a table's rows, to remove them by.
 #[derive(Debug, Default)]
 pub(super) struct RowKeys {
-    tables: BTreeSet<TableKey>,
-    peers: BTreeSet<PeerKey>,
-    cidrs: BTreeSet<CidrTrieKey>,
-    ports: BTreeSet<PortKey>,
+    pub(super) tables: BTreeSet<TableKey>,
+    pub(super) peers: BTreeSet<PeerKey>,
+    pub(super) cidrs: BTreeSet<CidrTrieKey>,
+    pub(super) ports: BTreeSet<PortKey>,
     hits: BTreeSet<HitKey>,
 }
 

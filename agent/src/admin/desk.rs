@@ -1,9 +1,11 @@
 //! Asking the state's owner without holding it up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use namegate_egress_bpf::datapath::{DatapathError, Fill};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the state's owner lets be looked at. A look copies what it needs and leaves; what is long goes
 /// in pages, one question each.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Policies, endpoints, identities and learned addresses.
     pub state: &'a State,
@@ -25,6 +27,17 @@ pub struct View<'a> {
     pub failures: &'a BTreeSet<String>,
     /// The resolvers that the proxy stands in for, by slot.
     pub resolvers: &'a BTreeMap<u8, IpAddr>,
+    /// How full the kernel's maps are, given how many addresses of pods and of names there are.
+    pub fill: &'a Filling<'a>,
+}
+
+/// Counts the entries of the kernel's maps.
+pub type Filling<'a> = dyn Fn(usize, usize) -> Result<Vec<Fill>, DatapathError> + 'a;
+
+impl fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("state", self.state).finish_non_exhaustive()
+    }
 }
 
 /// One look, with the way back for what it saw.
@@ -37,8 +50,8 @@ impl Question {
     }
 }
 
-impl std::fmt::Debug for Question {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Question")
     }
 }
@@ -88,7 +101,8 @@ mod tests {
 
     fn look(state: &State, question: Question) {
         let (failures, resolvers) = (BTreeSet::new(), BTreeMap::new());
-        question.answer(View { state, failures: &failures, resolvers: &resolvers });
+        let fill = |_, _| Ok(Vec::new());
+        question.answer(View { state, failures: &failures, resolvers: &resolvers, fill: &fill });
     }
 
     #[tokio::test]

@@ -4,49 +4,59 @@
 //! asks its [`Desk`]: a bounded queue, a deadline, and a short look that copies what the answer needs.
 //! Everything here runs on a thread of its own, so that no request delays a lookup or a write.
 
+mod context;
 mod desk;
 mod endpoints;
 mod failure;
+mod flows;
 mod health;
+mod hits;
+mod identities;
 mod listen;
+mod names;
 mod phase;
+mod policies;
 mod scrape;
 mod server;
-
-use std::sync::Arc;
+mod status;
 
 use axum::Router;
 
-use crate::metrics::Metrics;
-
-pub use desk::{Desk, Question, View};
+pub use context::Context;
+pub use desk::{Desk, Filling, Question, View};
 pub use endpoints::EndpointItem;
 pub use failure::{ErrorBody, Failure};
+pub use flows::FlowItem;
 pub use health::Version;
+pub use hits::{HitBook, Tallies, Tally};
+pub use identities::IdentityItem;
 pub use listen::ListenError;
+pub use names::NameItem;
 pub use phase::{Phase, PhaseCell};
+pub use policies::{PolicyItem, RuleItem};
 pub use server::{Places, Routers, Server};
-
-/// What the handlers of all resources share.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// Asks the state's owner.
-    pub desk: Desk,
-    /// How far the agent is.
-    pub phase: PhaseCell,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-}
+pub use status::{Finding, Severity, StatusReport};
 
 /// Everything, for whoever may open the socket.
 pub fn router(context: Context) -> Router {
     Router::new()
         .merge(health::routes())
         .merge(scrape::routes())
-        .nest("/v1", Router::new().merge(endpoints::routes()).merge(health::versioned()))
+        .nest("/v1", versioned())
         .fallback(failure::no_such_path)
         .method_not_allowed_fallback(failure::no_such_method)
         .with_state(context)
+}
+
+fn versioned() -> Router<Context> {
+    Router::new()
+        .merge(endpoints::routes())
+        .merge(flows::routes())
+        .merge(health::versioned())
+        .merge(identities::routes())
+        .merge(names::routes())
+        .merge(policies::routes())
+        .merge(status::routes())
 }
 
 /// What a scraper may see over the network: metrics and health alone.

@@ -14,9 +14,10 @@ pub(super) fn routes() -> Router<Context> {
 }
 
 async fn scrape(State(context): State<Context>) -> Result<impl IntoResponse, Failure> {
+    let readings = context.readings().await?;
     let text = context
         .metrics
-        .encode()
+        .encode(readings)
         .map_err(|_| Failure::Broken("metrics cannot be written".into()))?;
     Ok(([(CONTENT_TYPE, CONTENT)], text))
 }

@@ -15,7 +15,7 @@ use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin::{self, Context as Shared, Desk, Phase, PhaseCell, Question, Routers, Server};
+use crate::admin::{self, Context as Shared, Desk, Phase, Question, Routers, Server};
 use crate::audit::AuditLog;
 use crate::cli::{AgentArgs, Guard};
 use crate::link::ProxyLink;
@@ -41,12 +41,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let (log, writer) = AuditLog::start(&args.audit.config(), Arc::clone(&registry))?;
     let (desk, questions) = Desk::new();
-    let phase = PhaseCell::default();
-    let shared = Shared { desk, phase: phase.clone(), metrics: Arc::default() };
-    let routers =
-        Routers { socket: admin::router(shared.clone()), scrape: admin::scrape_router(shared) };
+    let shared = Shared::new(desk, registry, log.clone());
+    let routers = Routers {
+        socket: admin::router(shared.clone()),
+        scrape: admin::scrape_router(shared.clone()),
+    };
     let server = Server::start(&args.places(), routers)?;
-    let outcome = runtime.block_on(serve(&args, registry, log, Asked { questions, phase }));
+    let outcome = runtime.block_on(serve(&args, log, Asked { questions, shared }));
     drop(server);
     runtime.shutdown_background();
     writer.close();
@@ -64,21 +65,16 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
 #[derive(Debug)]
 struct Asked {
     questions: mpsc::Receiver<Question>,
-    phase: PhaseCell,
+    shared: Shared,
 }
 
-async fn serve(
-    args: &AgentArgs,
-    registry: Arc<Registry>,
-    log: AuditLog,
-    asked: Asked,
-) -> anyhow::Result<()> {
+async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<()> {
     // Before anything is changed on the node, so that an early signal leaves nothing behind.
     let mut signals = Signals::new()?;
     let before = start::Before::look(args).await?;
-    let phase = asked.phase.clone();
+    let phase = asked.shared.phase.clone();
     let started = tokio::select! {
-        started = start::start(args, registry, log, asked.questions) => started,
+        started = start::start(args, log, asked) => started,
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");
             before.restore(args).await;

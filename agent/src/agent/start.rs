@@ -14,10 +14,10 @@ use namegate_policy::identity::Identity;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::Asked;
 use super::books::{Books, Shelf};
 use super::objects::{FirstRead, Objects};
 use super::work::Agent;
-use crate::admin::Question;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -25,7 +25,7 @@ use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
 use crate::hooks::HookReport;
 use crate::link::{self, ProxyLink};
-use crate::registry::Registry;
+use crate::metrics::Counted;
 use crate::resolvers::{self, ResolverGroup};
 use crate::source::Changes;
 use crate::state::{Event, State};
@@ -41,13 +41,14 @@ const CHANGES_MAX: usize = 4;
 /// touched before they are read.
 pub(super) async fn start(
     args: &AgentArgs,
-    registry: Arc<Registry>,
     log: AuditLog,
-    questions: mpsc::Receiver<Question>,
+    Asked { questions, shared }: Asked,
 ) -> anyhow::Result<Agent> {
     let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
     let objects = changes.upserts.len();
     let reporting = source.report(node_name.clone(), args);
+    let refused = changes.problems.iter().filter(|problem| !problem.is_foreign()).count();
+    shared.metrics.refused(refused as u64);
 
     let mut watcher = Watcher::new().context("cannot follow the node's interfaces")?;
     let handle = watcher.handle().clone();
@@ -56,6 +57,9 @@ pub(super) async fn start(
         link::ensure(&handle, name, (args.proxy_ipv4, args.proxy_ipv6), &args.sysctl_dir).await?;
     let (datapath, events) = open_datapath(args, &link)?;
 
+    // Set once: nobody else starts this agent.
+    let _ = shared.kernel.set(datapath.reader().context("cannot read the kernel's maps")?);
+    let registry = Arc::clone(&shared.registry);
     let shelf = Arc::new(Shelf::default());
     let teacher = Arc::clone(&shelf);
     let (learner, lessons) = LessonDesk::new(move |lessons| teacher.teach(lessons));
@@ -78,11 +82,15 @@ pub(super) async fn start(
         Services {
             clients: Arc::clone(&registry) as _,
             learner: Arc::new(learner),
-            log: Arc::new(DnsAudit(log.clone())),
+            log: Arc::new(Counted {
+                lookups: Arc::clone(&shared.metrics.lookups),
+                log: DnsAudit(log.clone()),
+            }),
         },
     )
     .await
     .context("cannot start the DNS proxy")?;
+    let _ = shared.proxy.set(proxy.counters());
 
     let earlier = datapath.inherited().iter().chain(datapath.endpoints());
     let inherited: BTreeMap<u32, EndpointRow> =
@@ -122,6 +130,7 @@ pub(super) async fn start(
         wanted,
         lessons,
         questions,
+        metrics: Arc::clone(&shared.metrics),
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),

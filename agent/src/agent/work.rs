@@ -28,6 +28,7 @@ use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
 use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
+use crate::metrics::Metrics;
 use crate::source::{Changes, Problem};
 use crate::state::{Effects, EndpointEffect, Event};
 use crate::{clock, ready_file, remembered, uninstall};
@@ -61,6 +62,7 @@ pub(super) struct Agent {
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
     pub(super) lessons: mpsc::Receiver<LessonRequest>,
     pub(super) questions: mpsc::Receiver<Question>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) towns: mpsc::Receiver<Town>,
     pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
@@ -113,7 +115,7 @@ impl Agent {
             match task {
                 Task::Teach(request) => self.teach_several(&mut books, request),
                 Task::Change(changes) => {
-                    report_problems(&changes.problems);
+                    self.metrics.refused(report_problems(&changes.problems));
                     if let Some((_, view)) = &mut self.reporting {
                         view.note(&changes);
                     }
@@ -242,6 +244,9 @@ impl Agent {
         books.has_learned |= !effects.names.is_empty() || !effects.retired.is_empty();
         let tables = effects.tables.len();
         let outcome = books.apply.apply(effects);
+        if changes_policy {
+            self.metrics.applied(began.elapsed());
+        }
         let is_whole = outcome.failures.is_empty();
         books.note(outcome);
         if let Some((_, view)) = &mut self.reporting {
@@ -268,10 +273,12 @@ impl Agent {
     }
 
     fn answer(&self, books: &Books, question: Question) {
+        let kernel = books.apply.peek();
         question.answer(View {
             state: &books.state,
             failures: books.failures(),
             resolvers: &self.proxy_slots,
+            fill: &|addresses, names| kernel.fill(addresses, names),
         });
     }
 
@@ -335,8 +342,9 @@ fn until(deadline: Option<Timestamp>) -> Duration {
     deadline.map_or(LONG, |deadline| deadline.since(clock::monotonic_now()).min(LONG))
 }
 
-/// Says what is wrong with manifests.
-pub(super) fn report_problems(problems: &[Problem]) {
+/// Says what is wrong with manifests, and how many objects are refused.
+pub(super) fn report_problems(problems: &[Problem]) -> u64 {
+    let refused = problems.iter().filter(|problem| !problem.is_foreign()).count();
     for problem in problems {
         let (object, field) = (problem.object.as_deref(), problem.field.as_deref());
         if problem.is_foreign() {
@@ -358,6 +366,7 @@ pub(super) fn report_problems(problems: &[Problem]) {
             );
         }
     }
+    refused as u64
 }
 
 fn report_notices(notices: &[String]) {

@@ -126,6 +126,11 @@ impl<K: Kernel> Apply<K> {
         &mut self.kernel
     }
 
+    /// The kernel's side, to be looked at.
+    pub fn peek(&self) -> &K {
+        &self.kernel
+    }
+
     /// Gives the kernel's side back.
     pub fn into_kernel(self) -> K {
         self.kernel

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -21,12 +21,24 @@ const ANSWER_MAX: usize = 256 << 20;
 /// How long a command waits for a whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the agent is.
+/// Where the agent is, and how its answer is shown.
 #[derive(Clone, Debug, Args)]
-pub struct SocketArgs {
+pub struct AskArgs {
     /// The agent's socket
     #[arg(long, env = "NAMEGATE_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// How an answer is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
 }
 
 /// Why there is no answer.
@@ -89,7 +101,7 @@ pub struct Client {
 
 impl Client {
     /// Of the agent with this socket.
-    pub fn new(args: &SocketArgs) -> Self {
+    pub fn new(args: &AskArgs) -> Self {
         Self { socket: args.socket.clone() }
     }
 

@@ -7,11 +7,13 @@ mod client;
 mod convert;
 pub(crate) mod crds;
 mod duration;
-mod endpoints;
 mod explain;
+mod lists;
 mod located;
 mod schema;
+mod status;
 mod suggest;
+mod table;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -23,10 +25,10 @@ use tracing_subscriber::EnvFilter;
 pub use agent_args::{AgentArgs, Guard, NodeArgs};
 pub use audit_args::AuditArgs;
 pub use check::{CheckArgs, Output};
-pub use client::{Client, ClientError, SocketArgs};
+pub use client::{AskArgs, Client, ClientError, Format};
 pub use convert::ConvertArgs;
-pub use endpoints::EndpointsArgs;
 pub use explain::ExplainArgs;
+pub use lists::{ListArgs, NamesArgs, PodArgs};
 pub use schema::Subject;
 pub use suggest::SuggestArgs;
 
@@ -82,8 +84,18 @@ pub enum Command {
     Check(CheckArgs),
     /// Say what becomes of a flow, which rule decides, and why the others do not
     Explain(Box<ExplainArgs>),
+    /// Say whether the running agent is well, and otherwise what is wrong and what to do
+    Status(AskArgs),
     /// List the pods that the running agent enforces on
-    Endpoints(EndpointsArgs),
+    Endpoints(ListArgs),
+    /// List who the running agent tells apart, by which labels, under which policies
+    Identities(ListArgs),
+    /// List policies and rules with what they decided, and those that never did
+    Policies(ListArgs),
+    /// List the names that pods learned, with addresses, times, live flows and rules
+    Names(NamesArgs),
+    /// List the flows that the kernel knows
+    Flows(PodArgs),
     /// Turn Cilium policies with toFQDNs into EgressPolicies
     Convert(ConvertArgs),
     /// Write the least policies that would allow what the audit log tells
@@ -134,7 +146,12 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Endpoints(args) => report(endpoints::run(&args)),
+        Command::Status(args) => status::run(&args),
+        Command::Endpoints(args) => report(lists::endpoints(&args)),
+        Command::Identities(args) => report(lists::identities(&args)),
+        Command::Policies(args) => report(lists::policies(&args)),
+        Command::Names(args) => report(lists::names(&args)),
+        Command::Flows(args) => report(lists::flows(&args)),
         Command::Convert(args) => convert::run(&args),
         Command::Suggest(args) => suggest::run(&args),
         Command::Crds => crds::run(),

@@ -5,6 +5,7 @@
 
 mod desired;
 mod effects;
+mod look;
 mod names;
 mod services;
 mod shared;

@@ -1,8 +1,13 @@
 //! What a running agent says over its socket, and what it says where it cannot.
+#![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -87,6 +92,32 @@ fn commands_tell_what_was_learned_decided_and_counted() -> Result<()> {
     let checkout = checkout.expect("the identity of checkout");
     assert!(checkout["learned"].as_u64().unwrap() > 0, "{checkout}");
 
+    let seen = agent.ask(&["observe", "--pod", "shop/checkout"])?;
+    let has = |parts: &[&str]| {
+        seen.stdout.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    assert!(has(&["ALLOWED", "shop/checkout -> api.stripe.com A", "rule "]), "{}", seen.stdout);
+    let stripe = format!("api.stripe.com ({}):443/tcp", STRIPE.v4);
+    assert!(has(&["FORWARDED", "shop/checkout -> ", &stripe, "EgressPolicy"]), "{}", seen.stdout);
+    assert!(has(&["DENIED", "evil.example", "REFUSED"]), "{}", seen.stdout);
+    let denied = ask_lines(&agent, &["observe", "--verdict", "denied", "--name", "evil"])?;
+    assert!(!denied.is_empty() && denied.iter().all(|line| line["verdict"] == "denied"));
+    let dropped = ask(&agent, &["drops", "--top", "3", "--pod", "shop/checkout"])?;
+    assert!(each(&dropped).any(|kind| kind["whom"] == format!("{}:443/tcp", EVIL.v4)), "{dropped}");
+
+    let why = |to: &str| -> Result<(i32, Value)> {
+        let asked = agent.ask(&["why", "shop/checkout", to, "443", "-o", "json"])?;
+        Ok((asked.code(), serde_json::from_str(&asked.stdout)?))
+    };
+    let (code, open) = why("api.stripe.com")?;
+    assert_eq!((code, &open["verdict"]), (0, &"forwarded".into()), "{open}");
+    assert_eq!(open["targets"][0]["learned"][0]["name"], "api.stripe.com");
+    let (code, refused) = why("evil.example")?;
+    assert_eq!((code, &refused["verdict"]), (3, &"refused".into()), "{refused}");
+    assert!(refused["advice"][0].as_str().unwrap().contains("fqdn: evil.example"), "{refused}");
+    let (code, bare) = why(&EVIL.v4.to_string())?;
+    assert_eq!((code, &bare["verdict"]), (3, &"dropped".into()), "{bare}");
+
     let status = agent.ask(&["status"])?;
     assert!(status.status.success(), "{}{}", status.stdout, status.stderr);
     assert!(status.stdout.contains("healthy, enforcing"), "{}", status.stdout);
@@ -100,8 +131,95 @@ fn ask(agent: &Agent, words: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&asked.stdout)?)
 }
 
+fn ask_lines(agent: &Agent, words: &[&str]) -> Result<Vec<Value>> {
+    let asked = agent.ask(&[words, &["-o", "json"]].concat())?;
+    assert!(asked.status.success(), "{words:?}: {}", asked.stderr);
+    asked.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
 fn each(list: &Value) -> impl Iterator<Item = &Value> + Clone {
     list.as_array().unwrap().iter()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_metrics_that_an_agent_has() -> Result<()> {
+    let test = "dashboard_and_alerts_ask_for_metrics_that_an_agent_has";
+    let Some(scene) = Scene::for_test(test, &[])? else {
+        return Ok(());
+    };
+    let Scene { agent, town, .. } = scene;
+    assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "10", "http://agent/metrics", "--unix-socket"]);
+    let text = run(curl.arg(agent.socket()), Duration::from_secs(15))?.stdout;
+    let told = parse(&text);
+    assert_eq!(told["namegate_enforcing"].1, 1);
+
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm/namegate/monitoring");
+    for file in ["dashboard.json", "alerts.yaml"] {
+        let asked = fs::read_to_string(chart.join(file))?;
+        let words = asked.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<&str> = words.filter(|word| word.starts_with("namegate_")).collect();
+        assert!(names.len() > 5, "{file}");
+        for name in names {
+            let is_told = told.iter().any(|(known, (kind, _))| {
+                name.strip_prefix(known.as_str()).is_some_and(|suffix| match kind.as_str() {
+                    "counter" => suffix == "_total",
+                    "histogram" => ["_bucket", "_sum", "_count"].contains(&suffix),
+                    _ => suffix.is_empty(),
+                })
+            });
+            assert!(is_told, "{file} asks for {name}, which no agent tells");
+        }
+    }
+    Ok(())
+}
+
+/// The families of an OpenMetrics text by name: each with its type and how many samples it has. Fails
+/// where a line is none.
+fn parse(text: &str) -> BTreeMap<String, (String, usize)> {
+    let mut families: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    let mut current = String::new();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.last(), Some(&"# EOF"), "{text}");
+    for line in &lines[..lines.len() - 1] {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            current = name.to_owned();
+            let before = families.insert(current.clone(), (kind.to_owned(), 0));
+            assert!(before.is_none(), "{name} is told twice");
+        } else if line.starts_with("# HELP ") || line.starts_with("# UNIT ") {
+            continue;
+        } else {
+            let (sample, value) = line.rsplit_once(' ').expect(line);
+            value.parse::<f64>().expect(line);
+            assert!(sample.starts_with(&current), "{line} is not of {current}");
+            if let Some((_, labels)) = sample.split_once('{') {
+                assert!(labels.ends_with("\"}"), "{line}");
+            }
+            families.get_mut(&current).expect(line).1 += 1;
+        }
+    }
+    families
+}
+
+#[test]
+fn a_reader_that_never_reads_holds_up_nobody() -> Result<()> {
+    let test = "a_reader_that_never_reads_holds_up_nobody";
+    let Some(scene) = Scene::for_test(test, &[])? else {
+        return Ok(());
+    };
+    let Scene { agent, town, .. } = scene;
+    let mut idle = UnixStream::connect(agent.socket())?;
+    idle.write_all(b"GET /v1/records?follow=true&since_s=60 HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    for _ in 0..50 {
+        assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+    }
+    let denied = ask_lines(&agent, &["observe", "--verdict", "denied"])?;
+    assert!(denied.len() >= 50, "{}", denied.len());
+    assert!(agent.ask(&["status"])?.status.success());
+    drop(idle);
+    Ok(())
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! asks its [`Desk`]: a bounded queue, a deadline, and a short look that copies what the answer needs.
 //! Everything here runs on a thread of its own, so that no request delays a lookup or a write.
 
+mod advice;
 mod context;
 mod desk;
 mod endpoints;
@@ -16,9 +17,13 @@ mod listen;
 mod names;
 mod phase;
 mod policies;
+mod records;
 mod scrape;
 mod server;
+mod sieve;
+mod stall;
 mod status;
+mod why;
 
 use axum::Router;
 
@@ -34,8 +39,11 @@ pub use listen::ListenError;
 pub use names::NameItem;
 pub use phase::{Phase, PhaseCell};
 pub use policies::{PolicyItem, RuleItem};
+pub use records::Recent;
 pub use server::{Places, Routers, Server};
+pub use sieve::{VERDICTS, Wanted};
 pub use status::{Finding, Severity, StatusReport};
+pub use why::{ConsideredReport, EndReport, LearnedReport, LookupReport, TargetReport, WhyReport};
 
 /// Everything, for whoever may open the socket.
 pub fn router(context: Context) -> Router {
@@ -56,7 +64,9 @@ fn versioned() -> Router<Context> {
         .merge(identities::routes())
         .merge(names::routes())
         .merge(policies::routes())
+        .merge(records::routes())
         .merge(status::routes())
+        .merge(why::routes())
 }
 
 /// What a scraper may see over the network: metrics and health alone.

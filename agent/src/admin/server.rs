@@ -16,12 +16,16 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::listen::{self, Socket, SocketPath};
+use super::stall::Unstalled;
 
 /// Connections of one listener at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
 
 /// How long a client may take to say what it wants.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client may leave what it asked for unread before it is cut off.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait before accepting again where that failed, as with too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,8 +57,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, and answers on a thread of its own.
-    pub fn start(places: &Places, routers: Routers) -> anyhow::Result<Self> {
+    /// Listens, and answers on a thread of its own, where `beside` runs too.
+    pub fn start(
+        places: &Places,
+        routers: Routers,
+        beside: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let Socket { listener, path } = Socket::bind(&places.socket)?;
         let scrapers = places.metrics.map(listen::tcp).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -72,6 +80,7 @@ impl Server {
             .name("namegate-admin".into())
             .spawn(move || {
                 runtime.block_on(async {
+                    tokio::spawn(beside);
                     tokio::spawn(answer_local(local, routers.socket));
                     if let Some(remote) = remote {
                         tokio::spawn(answer_remote(remote, routers.scrape));
@@ -137,7 +146,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(
+            TokioIo::new(Unstalled::new(stream, READ_PATIENCE)),
+            TowerToHyperService::new(router),
+        )
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the socket broke off");

@@ -46,7 +46,12 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         socket: admin::router(shared.clone()),
         scrape: admin::scrape_router(shared.clone()),
     };
-    let server = Server::start(&args.places(), routers)?;
+    let recent = shared.recent.clone().keep(shared.log.listen());
+    let hits = shared.clone().follow_hits();
+    let beside = async {
+        tokio::join!(recent, hits);
+    };
+    let server = Server::start(&args.places(), routers, beside)?;
     let outcome = runtime.block_on(serve(&args, log, Asked { questions, shared }));
     drop(server);
     runtime.shutdown_background();

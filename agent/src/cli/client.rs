@@ -1,12 +1,13 @@
 //! Asking a running agent over its socket, for commands.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Collected, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,6 +18,10 @@ use crate::admin::{DEFAULT_SOCKET, ErrorBody};
 
 /// The largest answer that a command reads.
 const ANSWER_MAX: usize = 256 << 20;
+
+/// The largest error, and the largest line of a stream, that a command reads.
+const ERROR_MAX: usize = 64 << 10;
+const LINE_MAX: usize = 4 << 20;
 
 /// How long a command waits for a whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -107,12 +112,12 @@ impl Client {
 
     /// Asks for `path` and waits for the whole answer, without a runtime around.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| self.broken(source))?;
-        let answer = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.fetch(path))
+        let answer = self.run(async {
+            let whole = async {
+                let body = Limited::new(self.ask(path).await?, ANSWER_MAX).collect().await;
+                body.map(Collected::to_bytes).map_err(|error| self.broken(io::Error::other(error)))
+            };
+            tokio::time::timeout(PATIENCE, whole)
                 .await
                 .unwrap_or_else(|_| Err(self.broken(io::ErrorKind::TimedOut.into())))
         })?;
@@ -120,14 +125,56 @@ impl Client {
             .map_err(|source| ClientError::Unreadable { path: path.to_owned(), source })
     }
 
-    async fn fetch(&self, path: &str) -> Result<Bytes, ClientError> {
+    /// Asks for `path` and hands on each line of the answer as it comes, until `take` has enough, the
+    /// answer ends, or the agent does.
+    pub fn lines(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        self.run(async {
+            let mut body = self.ask(path).await?;
+            let mut waiting = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(io::Error::other(error)))?;
+                let Ok(octets) = frame.into_data() else { continue };
+                waiting.extend_from_slice(&octets);
+                while let Some(end) = waiting.iter().position(|octet| *octet == b'\n') {
+                    let rest = waiting.split_off(end + 1);
+                    let line = std::mem::replace(&mut waiting, rest);
+                    if take(String::from_utf8_lossy(&line).trim_end()).is_break() {
+                        return Ok(());
+                    }
+                }
+                if waiting.len() > LINE_MAX {
+                    return Err(self.broken(io::Error::other("a line is too long")));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn run<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| self.broken(source))?
+            .block_on(asking)
+    }
+
+    /// The body of the answer, once the agent has said that it is one.
+    async fn ask(&self, path: &str) -> Result<Incoming, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| unreachable(&self.socket, error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(io::Error::other(error)))?;
-        let driver = tokio::spawn(connection);
+        // Ends with the runtime.
+        tokio::spawn(connection);
         let request = Request::get(path)
             .header("host", "namegate")
             .body(Empty::<Bytes>::new())
@@ -137,14 +184,13 @@ impl Client {
             .await
             .map_err(|error| self.broken(io::Error::other(error)))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| self.broken(io::Error::other(error)))?.to_bytes();
-        driver.abort();
+        let body = response.into_body();
         if status.is_success() {
             return Ok(body);
         }
-        let message = serde_json::from_slice::<ErrorBody>(&body)
-            .map_or_else(|_| format!("the agent answers {status}"), |body| body.error);
+        let body = Limited::new(body, ERROR_MAX).collect().await.map(Collected::to_bytes);
+        let told = body.ok().and_then(|body| serde_json::from_slice::<ErrorBody>(&body).ok());
+        let message = told.map_or_else(|| format!("the agent answers {status}"), |told| told.error);
         Err(ClientError::Refused { status, message })
     }
 

@@ -8,12 +8,16 @@ mod convert;
 pub(crate) mod crds;
 mod duration;
 mod explain;
+mod generate;
 mod lists;
 mod located;
+mod observe;
 mod schema;
 mod status;
 mod suggest;
 mod table;
+mod told;
+mod why;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -28,9 +32,12 @@ pub use check::{CheckArgs, Output};
 pub use client::{AskArgs, Client, ClientError, Format};
 pub use convert::ConvertArgs;
 pub use explain::ExplainArgs;
+pub use generate::{CompletionArgs, ManArgs};
 pub use lists::{ListArgs, NamesArgs, PodArgs};
+pub use observe::{DropsArgs, ObserveArgs, SieveArgs};
 pub use schema::Subject;
 pub use suggest::SuggestArgs;
+pub use why::{Transport, WhyArgs};
 
 use crate::ready_file::{self, Readiness};
 
@@ -52,6 +59,12 @@ Examples:
       Enforce the policies of a directory, follow its changes, log every decision.
   namegate agent --manifests examples/ --audit-log - --detach-on-exit
       Try it out: log to standard output, leave the interfaces as found on Ctrl-C.
+  namegate status
+      Ask the running agent whether all is well.
+  namegate why shop/checkout api.stripe.com 443
+      Say what becomes of a flow now, by which rule, and what would let it through.
+  namegate observe --follow --verdict denied,dropped
+      Show what is refused, as it happens.
   namegate uninstall
       Stop enforcing on this node: detach the programs, remove maps and interface.
 
@@ -59,8 +72,10 @@ Exit codes:
   0  done; for `agent`: ended by SIGINT or SIGTERM
   1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`, `convert`: errors found;
      `explain`: invalid manifests, or a flow that could not be judged;
-     `uninstall`: something is left behind
-  2  wrong usage: an unknown option, a path that does not exist";
+     `uninstall`: something is left behind; `status`: something is wrong; commands that ask an agent:
+     none answers
+  2  wrong usage: an unknown option, a path that does not exist
+  3  `why`: the flow does not go through";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -94,6 +109,12 @@ pub enum Command {
     Policies(ListArgs),
     /// List the names that pods learned, with addresses, times, live flows and rules
     Names(NamesArgs),
+    /// Show decisions about lookups and flows, the latest or as they are made
+    Observe(ObserveArgs),
+    /// Say what becomes of a flow of a running pod, why, and what would let it through
+    Why(WhyArgs),
+    /// List what was refused most
+    Drops(DropsArgs),
     /// List the flows that the kernel knows
     Flows(PodArgs),
     /// Turn Cilium policies with toFQDNs into EgressPolicies
@@ -115,6 +136,10 @@ pub enum Command {
     },
     /// Remove everything that an agent left on this node
     Uninstall(NodeArgs),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
     /// Print the version
     Version,
 }
@@ -151,6 +176,14 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Identities(args) => report(lists::identities(&args)),
         Command::Policies(args) => report(lists::policies(&args)),
         Command::Names(args) => report(lists::names(&args)),
+        Command::Observe(args) => report(observe::observe(&args)),
+        Command::Why(args) => why::run(&args),
+        Command::Drops(args) => report(observe::drops(&args)),
+        Command::Completion(args) => {
+            generate::completion(&args);
+            ExitCode::SUCCESS
+        }
+        Command::Man(args) => report(generate::man(&args)),
         Command::Flows(args) => report(lists::flows(&args)),
         Command::Convert(args) => convert::run(&args),
         Command::Suggest(args) => suggest::run(&args),

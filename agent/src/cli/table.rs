@@ -53,6 +53,11 @@ impl Cell {
         Self { text: printable(text.as_ref()), tone }
     }
 
+    /// The text, without its tone.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The same, no wider than `width`, its end cut and padded.
     fn write(&self, width: usize, is_last: bool, screen: Screen, out: &mut String) {
         let length = self.text.len();

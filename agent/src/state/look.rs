@@ -7,11 +7,12 @@ use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 use namegate_policy::inventory::Inventory;
+use namegate_policy::oracle::Circumstances;
 use namegate_policy::resource::PodRef;
 use namegate_policy::rule::Policy;
 use namegate_policy::table::TableError;
 
-use super::State;
+use super::{NameRules, Settings, State};
 
 impl State {
     /// Pods, namespaces, services and nodes.
@@ -37,6 +38,37 @@ impl State {
     /// Who an address is, where the kernel is told.
     pub fn identity_at(&self, address: IpAddr) -> Option<Identity> {
         self.ipcache.get(&address).copied()
+    }
+
+    /// Who an address is, as the kernel finds it: one that nobody has is unmanaged inside the cluster's
+    /// ranges, and the world outside.
+    pub fn who(&self, address: IpAddr) -> Option<Identity> {
+        let ranges = &self.settings.ranges;
+        let is_inside =
+            || ranges.pods.iter().chain(&ranges.services).any(|net| net.contains(&address));
+        self.identity_at(address).or_else(|| is_inside().then_some(Identity::UNMANAGED))
+    }
+
+    /// What an address opens for an identity that learned it.
+    pub fn name_rules(&self, identity: Identity, address: IpAddr) -> Option<NameRules> {
+        let table = self.tables.built().get(&identity)?;
+        let opened = self.openings().rules(&self.learned.read(), identity, &table.names, [address]);
+        opened.get(&address).copied().filter(|rules| !rules.live.is_empty())
+    }
+
+    /// What decisions depend on beside objects. The resolvers are those of the command line.
+    pub fn circumstances(&self) -> Circumstances {
+        let Settings { cluster_domain, ranges, guard, window, resolvers, .. } = &self.settings;
+        Circumstances {
+            own_addresses: self.town.host_addresses.clone(),
+            ranges: ranges.clone(),
+            resolvers: resolvers.iter().copied().collect(),
+            domain: cluster_domain.clone(),
+            search: Vec::new(),
+            guard: *guard,
+            min_ttl: window.min_ttl,
+            grace: window.grace,
+        }
     }
 
     /// How many addresses the kernel is told the owners of.

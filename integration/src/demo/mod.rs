@@ -2,6 +2,7 @@
 //!
 //! [`story`] knows what happens, [`stage`] how it is told, [`summary`] what came of it.
 
+mod questions;
 mod stage;
 mod story;
 mod summary;

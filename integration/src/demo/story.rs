@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::questions::why_and_what_then;
 use super::stage::Stage;
 use crate::addresses::{AUTHORITY, DB, DB_PORT, EVIL, METADATA, RELEASES, ROUTER, STRIPE};
 use crate::capture::{Capture, sent_by};
@@ -44,7 +45,7 @@ impl Step {
 }
 
 /// The whole story, in order.
-pub(super) const STEPS: [Step; 9] = [
+pub(super) const STEPS: [Step; 10] = [
     Step {
         title: "an address that nobody asked for is closed",
         why: "The policy allows api.stripe.com, by name. Its address alone opens nothing.",
@@ -93,6 +94,11 @@ pub(super) const STEPS: [Step; 9] = [
         why: "Another resolver, UDP, ICMP, IPv6, bare addresses: tcpdump watches the outside \
               interface.",
         play: nothing_leaves,
+    },
+    Step {
+        title: "the agent says why, and what would let it through",
+        why: "Commands ask the running agent over its socket; the operator does what the answer says.",
+        play: why_and_what_then,
     },
 ];
 

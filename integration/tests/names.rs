@@ -177,6 +177,34 @@ fn cname_target_and_wildcard_open_what_was_asked() -> Result<()> {
 }
 
 #[test]
+fn names_made_up_below_a_wildcard_are_refused_beyond_the_budget() -> Result<()> {
+    let test = "names_made_up_below_a_wildcard_are_refused_beyond_the_budget";
+    let Some(scene) = Scene::for_test(test, &["--dns-new-names", "2"])? else {
+        return Ok(());
+    };
+    let checkout = &scene.town.checkout;
+    for name in ["eu.storage.acme.example", "one.storage.acme.example"] {
+        assert_ne!(checkout.resolve(name)?.status, "REFUSED", "{name}");
+    }
+    let mark = scene.agent.audit.mark()?;
+    assert_eq!(checkout.resolve("c2VjcmV0.storage.acme.example")?.status, "REFUSED");
+    scene.agent.audit.expect(
+        mark,
+        &[
+            ("kind", "dns"),
+            ("verdict", "denied"),
+            ("reason", "new-names"),
+            ("endpoint.pod", "checkout"),
+            ("query.name", "c2vjcmv0.storage.acme.example"),
+            ("policy.name", "checkout-apis"),
+        ],
+    )?;
+    assert_eq!(checkout.ask(&Query::aaaa("eu.storage.acme.example"))?.status, "NOERROR");
+    assert_eq!(checkout.resolve("api.stripe.com")?.status, "NOERROR", "named in full");
+    Ok(())
+}
+
+#[test]
 fn what_one_pod_learned_opens_nothing_for_another() -> Result<()> {
     let Some(scene) = Scene::for_test("what_one_pod_learned_opens_nothing_for_another", &[])?
     else {

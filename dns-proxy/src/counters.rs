@@ -12,6 +12,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Adds one and says how many there were before.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Adds `count`.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);

@@ -30,8 +30,10 @@ pub mod record;
 mod reply;
 mod resolve;
 mod server;
+pub mod stages;
 mod wire;
 
 pub use config::{CacheLimits, Config, Limits, ResolverSlot, StartError, Timeouts};
 pub use counters::Counters;
 pub use server::{Proxy, Services};
+pub use stages::Stages;

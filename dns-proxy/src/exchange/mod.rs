@@ -19,6 +19,7 @@ use crate::answer::{self, AnswerError};
 use crate::budget::NewNames;
 use crate::cache::{self, Cache, Key};
 use crate::clients::{Client, Clients};
+use crate::clock;
 use crate::config::{Limits, Timeouts};
 use crate::counters::Counters;
 use crate::gate::{self, Query, Reason};
@@ -26,6 +27,7 @@ use crate::learner::{Learned, Learner, Learning, Lesson};
 use crate::limits::{Loads, QueryPermit, Shed};
 use crate::record::{DecisionLog, DecisionRecord, DnsFailure, DnsVerdict, Rcode, Transport};
 use crate::reply::{self, Note};
+use crate::stages::{Histogram, Stages};
 
 pub(crate) use lecture::Lecture;
 
@@ -35,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) learner: Arc<dyn Learner>,
     pub(crate) log: Arc<dyn DecisionLog>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) stages: Arc<Stages>,
     pub(crate) loads: Loads,
     pub(crate) new_names: NewNames,
     pub(crate) cache: Cache,
@@ -108,10 +111,11 @@ impl Core {
 
     fn try_admit(&self, arrival: &Arrival<'_>) -> Admission {
         let counters = &self.counters;
-        match arrival.transport {
-            Transport::Udp => counters.udp_messages.increment(),
-            Transport::Tcp => counters.tcp_messages.increment(),
-        }
+        let number = match arrival.transport {
+            Transport::Udp => counters.udp_messages.next(),
+            Transport::Tcp => counters.tcp_messages.next(),
+        };
+        let timed = Stages::is_sample(number).then_some(&*self.stages);
         let Some(client) = self.clients.client(arrival.source.ip()) else {
             counters.dropped_unknown_client.increment();
             return Admission::Drop;
@@ -126,14 +130,15 @@ impl Core {
                 return Admission::Drop;
             }
         };
-        let query = match gate::read(arrival.message) {
+        let query = match taken(timed, |stages| &stages.gate, || gate::read(arrival.message)) {
             Ok(query) => query,
             Err(rejection) => {
                 self.count_rejection(rejection.reason);
                 return rejection.reply.map_or(Admission::Drop, Admission::Reply);
             }
         };
-        let decision = client.names.decide(&query.name);
+        let decide = || client.names.decide(&query.name);
+        let decision = taken(timed, |stages| &stages.policy, decide);
         let mut ask = Ask {
             key: cache::key(&query, arrival.resolver),
             query,
@@ -363,6 +368,21 @@ enum Source {
     Upstream,
     Cache,
     Stale(DnsFailure),
+}
+
+/// Does `work`, and notes how long it took where it is timed.
+fn taken<T>(
+    timed: Option<&Stages>,
+    stage: impl FnOnce(&Stages) -> &Histogram,
+    work: impl FnOnce() -> T,
+) -> T {
+    let Some(stages) = timed else {
+        return work();
+    };
+    let began = clock::now();
+    let done = work();
+    stage(stages).note(clock::now().since(began));
+    done
 }
 
 /// Something went wrong that nobody foresaw; the panic hook has said what.

@@ -56,7 +56,8 @@ impl TcpUpstream {
         message: Vec<u8>,
         question: Box<[u8]>,
     ) -> Result<Vec<u8>, DnsFailure> {
-        let end = Instant::now() + self.core.timeouts.upstream_tcp;
+        let began = Instant::now();
+        let end = began + self.core.timeouts.upstream_tcp;
         let mut is_reachable = false;
         for (place, server) in self.servers.iter().enumerate() {
             // Half of what is left, so that whoever comes next has a chance.
@@ -64,7 +65,10 @@ impl TcpUpstream {
             let is_last = place + 1 == self.servers.len();
             let limit = if is_last { left } else { left / 2 };
             match timeout(limit, server.attempt(&self.core, &message, &question)).await {
-                Ok(Some(answer)) => return Ok(answer),
+                Ok(Some(answer)) => {
+                    self.core.stages.upstream.note(began.elapsed());
+                    return Ok(answer);
+                }
                 Ok(None) => is_reachable = false,
                 Err(_elapsed) => is_reachable = true,
             }

@@ -30,6 +30,7 @@ use crate::record::DecisionLog;
 use crate::resolve::servers::Servers;
 use crate::resolve::tcp::TcpUpstream;
 use crate::server::worker::{Order, Worker};
+use crate::stages::Stages;
 
 /// What the proxy works with: the node's endpoints, the kernel's maps, the audit log.
 #[derive(Clone)]
@@ -89,6 +90,7 @@ impl Proxy {
             learner: services.learner,
             log: services.log,
             counters: Arc::new(Counters::default()),
+            stages: Arc::default(),
             loads: Loads::new(&config.limits),
             new_names: NewNames::new(config.limits.client_new_names),
             cache: Cache::new(&config.cache),
@@ -175,6 +177,11 @@ impl Proxy {
         Arc::clone(&self.core.counters)
     }
 
+    /// How long its stages take.
+    pub fn stages(&self) -> Arc<Stages> {
+        Arc::clone(&self.core.stages)
+    }
+
     /// Takes no more queries, lets those under way end, and ends.
     pub async fn shutdown(self) {
         let slots = std::mem::take(&mut self.slots.lock().await.running);
@@ -224,8 +231,11 @@ impl Slot {
             Conclusion::Drop => None,
             Conclusion::Reply(reply) => Some(reply),
             Conclusion::Learn(lesson, lecture) => {
+                let began = clock::now();
                 let learned = learner::only(self.core.teach(vec![lesson])).await;
-                Some(lecture.finish(&self.core, learned, clock::now()))
+                let now = clock::now();
+                self.core.stages.learn.note(now.since(began));
+                Some(lecture.finish(&self.core, learned, now))
             }
         }
     }

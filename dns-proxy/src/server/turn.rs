@@ -230,11 +230,13 @@ impl Lines {
         if lessons.is_empty() {
             return;
         }
+        let began = clock::now();
         let mut learning = self.core.teach(lessons);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match learning.as_mut().poll(&mut cx) {
             Poll::Ready(outcomes) => {
                 let now = clock::now();
+                self.core.stages.learn.note_for(now.since(began), lectures.len());
                 for ((number, source, lecture), outcome) in paired(lectures, outcomes) {
                     let reply = lecture.finish(&self.core, outcome, now);
                     if let Some(line) = self.lines.get_mut(&number) {
@@ -242,11 +244,16 @@ impl Lines {
                     }
                 }
             }
-            Poll::Pending => self.await_learner(learning, lectures),
+            Poll::Pending => self.await_learner(learning, lectures, began),
         }
     }
 
-    fn await_learner(&self, learning: Learning, lectures: Vec<(u16, SocketAddr, Box<Lecture>)>) {
+    fn await_learner(
+        &self,
+        learning: Learning,
+        lectures: Vec<(u16, SocketAddr, Box<Lecture>)>,
+        began: Timestamp,
+    ) {
         let held: Vec<_> = lectures
             .into_iter()
             .filter_map(|(number, source, lecture)| {
@@ -258,6 +265,7 @@ impl Lines {
         self.tasks.spawn(async move {
             let outcomes = learning.await;
             let now = clock::now();
+            core.stages.learn.note_for(now.since(began), held.len());
             for ((listener, source, lecture, _slot), outcome) in paired(held, outcomes) {
                 let reply = lecture.finish(&core, outcome, now);
                 send(&core, &listener, &reply, source);

@@ -169,3 +169,19 @@ async fn surplus_addresses_are_not_taught_and_said_to_be_withheld() {
     assert_eq!(record.addresses[0].withheld, None);
     assert_eq!(record.addresses[1].withheld, Some(Withheld::Limit));
 }
+
+#[tokio::test]
+async fn each_stage_of_a_query_is_timed() {
+    let mut stage = Script::held().start().await;
+    let pod = stage.pod().await;
+    pod.ask(&mk_query(7, "shop.allowed", A)).await;
+    let asked = stage.resolver.next().await;
+    asked.answer(mk_answer(&asked.message, &[a("shop.allowed", 60, 1)])).await;
+    stage.lesson().await.end(Ok(Learned::default()));
+    pod.reply().await;
+    let counted = stage.proxy.stages().each().map(|(label, histogram)| {
+        let reading = histogram.reading();
+        (label, reading.buckets.iter().map(|(_, count)| count).sum::<u64>() + reading.longer)
+    });
+    assert_eq!(counted, [("gate", 1), ("policy", 1), ("upstream", 1), ("learn", 1)]);
+}

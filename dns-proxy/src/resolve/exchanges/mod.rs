@@ -222,7 +222,9 @@ impl Exchanges {
         };
         let sent = exchange.sent.iter().find(|sent| sent.port == port && sent.id == header.id);
         if let (Some(sent), Some(known)) = (sent, self.table.port(port)) {
-            self.servers.answered(known.server, now.since(sent.at));
+            let took = now.since(sent.at);
+            self.servers.answered(known.server, took);
+            self.core.stages.upstream.note(took);
         }
         if Rcode(header.rcode()) == Rcode::SERVFAIL && self.servers.len() > 1 {
             exchange.fallback = Some(message.to_vec());

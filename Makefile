@@ -35,7 +35,8 @@ test: build ## Runs every test, as root
 	cargo test --workspace $(as_root)
 
 .PHONY: nightly
-nightly: build ## Holds the three engines against each other over a million random flows, and five million damaged frames, as root
+nightly: build ## Holds the three engines against each other over a million random flows, judges five million damaged frames and floods memory with ten million names, as root
+	NAMEGATE_FLOOD_NAMES=10000000 cargo test --release -p namegate-policy --test learned_flood -- --nocapture
 	NAMEGATE_DAMAGED_FRAMES=5000000 cargo test -p namegate-integration --test verdict $(as_root) -- --nocapture damaged
 	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
 

@@ -70,17 +70,12 @@ impl Openings<'_> {
         policy: &NamePolicy,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> BTreeMap<IpAddr, NameRules> {
-        let mut decided: BTreeMap<DnsName, NameClauses> = BTreeMap::new();
+        let mut decided: BTreeMap<&DnsName, NameClauses> = BTreeMap::new();
         let mut rules = BTreeMap::new();
         for address in addresses {
             let mut opened = NameRules { deadline: Timestamp::NEVER, ..NameRules::default() };
             for (name, lease) in learned.leases((identity, address)) {
-                let clauses = match decided.get(name) {
-                    Some(clauses) => clauses,
-                    None => {
-                        decided.entry(name.clone()).or_insert_with(|| NameClauses::of(policy, name))
-                    }
-                };
+                let clauses = decided.entry(name).or_insert_with(|| NameClauses::of(policy, name));
                 let Ok(open) = self.judge(address, clauses) else { continue };
                 opened.live = opened.live.union(&open);
                 if let Lease::Fresh { deadline } = lease

@@ -44,9 +44,14 @@ pub fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("learned.json")
 }
 
+/// The file that is written before it takes the place of `path`; one that was killed leaves it.
+pub fn draft(path: &Path) -> PathBuf {
+    path.with_extension("json.draft")
+}
+
 /// Writes everything learned: the file whole or not at all, and nothing of it held in memory.
 pub fn write(path: &Path, state: &State) -> io::Result<()> {
-    let draft = path.with_extension("json.draft");
+    let draft = draft(path);
     let mut file = BufWriter::new(File::create(&draft)?);
     let held = Held { boot_id: boot_id().unwrap_or_default(), leases: Leases(state) };
     serde_json::to_writer(&mut file, &held)?;

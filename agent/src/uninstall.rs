@@ -22,15 +22,19 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
     runtime.block_on(clean(args))?;
     remove_file(lock.path())?;
     remove_empty(&args.run_dir());
+    args.socket().parent().map(remove_empty);
     println!("namegate: nothing of an agent is left on this node");
     Ok(())
 }
 
-/// Removes pins, interface and state file.
+/// Removes pins, interface and what an agent keeps in its directory, a killed one's leftovers included.
 pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     remove_pins(args)?;
     remove_link(args).await?;
-    remove_file(&remembered::path(&args.run_dir()))
+    let run_dir = args.run_dir();
+    remove_file(&remembered::path(&run_dir))?;
+    remove_file(&remembered::draft(&remembered::path(&run_dir)))?;
+    remove_file(&args.socket())
 }
 
 /// Removes programs and maps. A pinned link is what holds a program on its interface: it goes with

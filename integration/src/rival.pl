@@ -1,6 +1,7 @@
 # Another program at a hook of an interface: what a second network plugin, or an intruder, does there.
 #   before INTERFACE HOOK COUNT   puts COUNT programs that let everything pass before all others, says
 #                                 "attached", and takes them away when it ends (46: ingress, 47: egress)
+#   count INTERFACE HOOK          says how many programs are there
 #   detach PIN                    detaches the link that is pinned there
 use strict;
 use warnings;
@@ -40,4 +41,9 @@ if ($what eq 'before') {
     my $path = "$ARGV[0]\0";
     my $link = bpf(7, pack('QLL', address($path), 0, 0));
     bpf(34, pack('L', $link));
+} elsif ($what eq 'count') {
+    my ($interface, $hook) = @ARGV;
+    my $attributes = pack('LLLLQLLQQQQ', $interface, $hook, (0) x 9);
+    bpf(16, $attributes);
+    print unpack('x24 L', $attributes), "\n";
 }

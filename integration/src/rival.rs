@@ -44,6 +44,13 @@ impl Rival {
     }
 }
 
+/// How many programs are at a hook of the interface `index` of `node`, whoever's they are.
+pub fn count(node: &Namespace, index: u32, hook: Hook) -> Result<u32> {
+    let (index, hook) = (index.to_string(), (hook as u32).to_string());
+    let said = node.run(&["perl", "-e", SCRIPT, "count", &index, &hook], LIMIT)?.success()?;
+    said.trim().parse().with_context(|| format!("no count in {said:?}"))
+}
+
 /// Detaches the link that is pinned at `pin`, as whoever may attach can.
 pub fn detach(node: &Namespace, pin: &Path) -> Result<()> {
     let pin = pin.to_str().context("a pin's path is text")?;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
-use namegate_integration::agent::Agent;
+use namegate_integration::agent::{Agent, binary};
 use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
 use namegate_integration::pod::echo;
+use namegate_integration::process::run;
+use namegate_integration::rival::{self, Hook};
 use namegate_integration::scene::Scene;
 use namegate_integration::town::Town;
 use rustix::process::Signal;
@@ -64,9 +66,35 @@ fn detach_on_exit_leaves_the_node_as_found() -> Result<()> {
     Ok(())
 }
 
-/// The node's links, addresses, routes and attached programs, as text.
+#[test]
+fn uninstall_leaves_the_node_as_found() -> Result<()> {
+    let test = "uninstall_leaves_the_node_as_found";
+    let Some(town) = Town::for_test(test)? else {
+        return Ok(());
+    };
+    let before = state_of(&town)?;
+    let manifests = Manifests::town(&town.lab)?;
+    let agent = Agent::start(&town, &manifests, &[])?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    assert!(town.checkout.try_tcp(evil)?.is_err());
+    assert_ne!(state_of(&town)?, before, "what an agent does is seen, or this shows nothing");
+    agent.kill()?;
+    let (pins, run_dir) = (town.lab.pins(), town.lab.file("run"));
+    let mut uninstall = town.node.namespace.command(binary()?);
+    uninstall.arg("uninstall").arg("--pin-dir").arg(&pins).arg("--run-dir").arg(&run_dir);
+    run(&mut uninstall, Duration::from_secs(10))?.success()?;
+    assert!(!pins.exists() && !run_dir.exists());
+    // The kernel lets go of links on a worker of its own.
+    wait_until("the node to be as it was found", Duration::from_secs(5), || {
+        Ok(state_of(&town)? == before)
+    })?;
+    town.checkout.try_tcp(evil)?.map_err(Into::into)
+}
+
+/// The node's links, addresses, routes, rules, settings and attached programs, as text.
 fn state_of(town: &Town) -> Result<String> {
     let mut state = String::new();
+    let node = &town.node.namespace;
     for command in [
         &["ip", "-br", "-d", "link"][..],
         &["ip", "-br", "addr"],
@@ -75,9 +103,17 @@ fn state_of(town: &Town) -> Result<String> {
         &["ip", "rule"],
         &["tc", "qdisc"],
         &["tc", "filter"],
+        &["nft", "list", "ruleset"],
+        &["grep", "-rs", ".", "/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"],
     ] {
-        let node = &town.node.namespace;
         state.push_str(&node.run(command, Duration::from_secs(5))?.stdout);
+    }
+    for pod in [&town.checkout, &town.web, &town.db, &town.kube_dns] {
+        let index = node.interface_index(&pod.interface)?;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let programs = rival::count(node, index, hook)?;
+            state.push_str(&format!("{}: {hook:?}: {programs}\n", pod.interface));
+        }
     }
     Ok(state)
 }

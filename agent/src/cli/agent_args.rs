@@ -197,16 +197,18 @@ pub enum Guard {
 impl AgentArgs {
     /// Where the agent can be asked.
     pub fn places(&self) -> Places {
-        let is_usual =
-            self.node.run_dir.is_none() && self.node.pin_dir == Path::new(DEFAULT_PIN_DIR);
-        let socket = self.socket.clone().unwrap_or_else(|| {
-            if is_usual { DEFAULT_SOCKET.into() } else { self.node.run_dir().join("namegate.sock") }
-        });
+        let socket = self.socket.clone().unwrap_or_else(|| self.node.socket());
         Places { socket, metrics: self.metrics_listen }
     }
 }
 
 impl NodeArgs {
+    /// The agent's socket where no other is named.
+    pub fn socket(&self) -> PathBuf {
+        let is_usual = self.run_dir.is_none() && self.pin_dir == Path::new(DEFAULT_PIN_DIR);
+        if is_usual { DEFAULT_SOCKET.into() } else { self.run_dir().join("namegate.sock") }
+    }
+
     /// The directory for the lock and the state file.
     pub fn run_dir(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| {

@@ -13,6 +13,7 @@ pub mod apply;
 pub mod audit;
 pub mod cli;
 pub mod clock;
+pub mod cni;
 pub mod dns;
 pub mod endpoints;
 pub mod explain;

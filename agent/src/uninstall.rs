@@ -27,8 +27,12 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes pins, interface and what an agent keeps in its directory, a killed one's leftovers included.
+/// Removes the CNI plugin, pins, interface and what an agent keeps in its directory, a killed one's
+/// leftovers included.
 pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
+    if let Some(place) = args.cni_place() {
+        place.remove().context("the CNI plugin stays among those of the node")?;
+    }
     remove_pins(args)?;
     remove_link(args).await?;
     let run_dir = args.run_dir();

@@ -15,6 +15,9 @@ pub enum Failure {
     /// There is no owner to ask any more.
     #[error("the agent is ending")]
     Ending,
+    /// What is waited for did not come about in time.
+    #[error("{0}")]
+    Unready(String),
     /// The request means nothing.
     #[error("{0}")]
     Wrong(String),
@@ -37,7 +40,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Busy | Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Late => StatusCode::GATEWAY_TIMEOUT,
+            Self::Late | Self::Unready(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Wrong(_) => StatusCode::BAD_REQUEST,
             Self::Absent(_) => StatusCode::NOT_FOUND,
             Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,

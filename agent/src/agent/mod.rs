@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 use crate::admin::{self, Context as Shared, Desk, Phase, Question, Routers, Server};
 use crate::audit::AuditLog;
 use crate::cli::{AgentArgs, Guard};
+use crate::cni::desk::Demand;
 use crate::link::ProxyLink;
 use crate::lock::AgentLock;
 use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
-use crate::{preflight, ready_file, uninstall};
+use crate::{cni, preflight, ready_file, uninstall};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -42,8 +43,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (log, writer) = AuditLog::start(&args.audit.config(), Arc::clone(&registry))?;
     let (desk, questions) = Desk::new();
     let shared = Shared::new(desk, registry, log.clone());
+    let (cni_routes, demands) = cni::desk::routes();
     let routers = Routers {
-        socket: admin::router(shared.clone()),
+        socket: admin::router(shared.clone()).merge(cni_routes),
         scrape: admin::scrape_router(shared.clone()),
     };
     let recent = shared.recent.clone().keep(shared.log.listen());
@@ -52,7 +54,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         tokio::join!(recent, hits);
     };
     let server = Server::start(&args.places(), routers, beside)?;
-    let outcome = runtime.block_on(serve(&args, log, Asked { questions, shared }));
+    let outcome = runtime.block_on(serve(&args, log, Asked { questions, demands, shared }));
     drop(server);
     runtime.shutdown_background();
     writer.close();
@@ -70,6 +72,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
 #[derive(Debug)]
 struct Asked {
     questions: mpsc::Receiver<Question>,
+    demands: mpsc::Receiver<Demand>,
     shared: Shared,
 }
 

@@ -21,6 +21,7 @@ use super::work::Agent;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
+use crate::cni::desk::Waiting;
 use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
 use crate::hooks::HookReport;
@@ -42,7 +43,7 @@ const CHANGES_MAX: usize = 4;
 pub(super) async fn start(
     args: &AgentArgs,
     log: AuditLog,
-    Asked { questions, shared }: Asked,
+    Asked { questions, demands, shared }: Asked,
 ) -> anyhow::Result<Agent> {
     let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
     let objects = changes.upserts.len();
@@ -131,6 +132,8 @@ pub(super) async fn start(
         lessons,
         questions,
         metrics: Arc::clone(&shared.metrics),
+        demands,
+        waiting: Waiting::default(),
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),
@@ -180,6 +183,7 @@ pub(super) async fn start(
     agent.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
     agent.tasks.push(tokio::spawn(flows::follow(events, log)));
+    agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep())));
     tracing::info!(
         objects,
         policies = books.state.policy_count(),

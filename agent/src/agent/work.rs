@@ -24,6 +24,7 @@ use crate::admin::{Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
+use crate::cni::desk::{Demand, Waiting, Wish};
 use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
 use crate::hooks::HookReport;
@@ -31,7 +32,7 @@ use crate::kubernetes::{NodeView, Reporting};
 use crate::metrics::Metrics;
 use crate::source::{Changes, Problem};
 use crate::state::{Effects, EndpointEffect, Event};
-use crate::{clock, ready_file, remembered, uninstall};
+use crate::{clock, cni, ready_file, remembered, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
 const SWEEP: Duration = Duration::from_secs(3);
@@ -63,6 +64,8 @@ pub(super) struct Agent {
     pub(super) lessons: mpsc::Receiver<LessonRequest>,
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) demands: mpsc::Receiver<Demand>,
+    pub(super) waiting: Waiting,
     pub(super) towns: mpsc::Receiver<Town>,
     pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
@@ -78,6 +81,7 @@ enum Task {
     Change(Changes),
     Look(Town),
     Answer(Question),
+    Attach(Demand),
     Expire,
     Sweep,
     Upkeep,
@@ -106,6 +110,7 @@ impl Agent {
                 Some(changes) = self.changes.recv() => Task::Change(changes),
                 Some(town) = self.towns.recv() => Task::Look(town),
                 Some(question) = self.questions.recv() => Task::Answer(question),
+                Some(demand) = self.demands.recv() => Task::Attach(demand),
                 () = self.shelf.has_earlier_deadline() => continue,
                 () = tokio::time::sleep(due) => Task::Expire,
                 _ = sweep.tick() => Task::Sweep,
@@ -123,6 +128,7 @@ impl Agent {
                 }
                 Task::Look(town) => self.take(&mut books, Event::Town(town)).await,
                 Task::Answer(question) => self.answer(&books, question),
+                Task::Attach(demand) => self.attach(&mut books, demand).await,
                 Task::Expire => {
                     self.take(&mut books, Event::Tick).await;
                     expired_at = Instant::now();
@@ -131,6 +137,7 @@ impl Agent {
                 Task::Upkeep => self.upkeep(&mut books).await,
                 Task::Hooks => self.watch_hooks(&mut books),
             }
+            self.waiting.settle(&books.state, &books.apply);
             self.shelf.lay(books);
         }
     }
@@ -280,6 +287,28 @@ impl Agent {
             resolvers: &self.proxy_slots,
             fill: &|addresses, names| kernel.fill(addresses, names),
         });
+    }
+
+    /// Does what the CNI plugin asks for. A pod that is to be under policy waits until it is.
+    async fn attach(&mut self, books: &mut Books, Demand { wish, answer }: Demand) {
+        let done = match wish {
+            Wish::Attach(asked) => {
+                let (pod, claim) = self.waiting.add(&asked, answer);
+                self.take(books, Event::Attached(pod, claim)).await;
+                return;
+            }
+            Wish::Check(asked) => cni::desk::check(&asked, &books.state, &books.apply),
+            Wish::Release(gone) => {
+                self.take(books, Event::Detached(gone)).await;
+                Ok(())
+            }
+            Wish::Collect(left) => {
+                self.take(books, Event::Left(left)).await;
+                Ok(())
+            }
+        };
+        // The plugin may have given up.
+        let _ = answer.send(done);
     }
 
     async fn sweep(&mut self, books: &mut Books) {

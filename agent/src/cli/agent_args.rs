@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::{AuditArgs, duration};
 use crate::admin::{DEFAULT_SOCKET, Places};
+use crate::cni::chain::{self, Chain, Place};
 use crate::resolvers::ResolverGroup;
 
 const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/namegate";
@@ -160,6 +161,15 @@ pub struct AgentArgs {
     /// read-only, and has the node's elsewhere
     #[arg(long, env = "NAMEGATE_SYSCTL_DIR", value_name = "DIR", default_value = "/proc/sys")]
     pub sysctl_dir: PathBuf,
+    /// What becomes of a pod that starts while nobody can see its policy in force, with --cni-lists
+    #[arg(long, env = "NAMEGATE_CNI_FAILURE_POLICY", value_enum, default_value = "fail")]
+    pub cni_failure_policy: CniFailure,
+    /// How long a pod may take to come under policy before it fails to start, with --cni-lists
+    #[arg(long, env = "NAMEGATE_CNI_WAIT", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub cni_wait: Duration,
+    /// Where the node finds the agent's socket, if not where the agent does
+    #[arg(long, env = "NAMEGATE_CNI_SOCKET", value_name = "FILE")]
+    pub cni_socket: Option<PathBuf>,
     /// Where on the node the agent keeps its things
     #[command(flatten)]
     pub node: NodeArgs,
@@ -180,9 +190,25 @@ pub struct NodeArgs {
     /// /run/namegate unless given
     #[arg(long, env = "NAMEGATE_RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+    /// Folder of the node's CNI configurations: the plugin that has a pod wait for its policy is put
+    /// into the first of them, kept there, and taken out by `namegate uninstall`
+    #[arg(long, env = "NAMEGATE_CNI_LISTS", value_name = "DIR")]
+    pub cni_lists: Option<PathBuf>,
+    /// Folder of the node's CNI plugins
+    #[arg(long, env = "NAMEGATE_CNI_PROGRAMS", value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_programs: PathBuf,
     /// Name of the interface that lookups are handed to
     #[arg(long, env = "NAMEGATE_LINK_NAME", value_name = "NAME", default_value = "namegate0", value_parser = link_name)]
     pub link_name: String,
+}
+
+/// What becomes of a pod whose policy cannot be seen to be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CniFailure {
+    /// It does not start; the kubelet tries again.
+    Fail,
+    /// It starts, and the agent says so once it can.
+    Allow,
 }
 
 /// Whether a name may open private addresses (EP-9).
@@ -200,6 +226,16 @@ impl AgentArgs {
         let socket = self.socket.clone().unwrap_or_else(|| self.node.socket());
         Places { socket, metrics: self.metrics_listen }
     }
+
+    /// The CNI plugin among those of the node; `None` where it is not to be there.
+    pub fn chain(&self) -> Option<Chain> {
+        let place = self.node.cni_place()?;
+        let socket = self.places().socket;
+        let fails_closed = self.cni_failure_policy == CniFailure::Fail;
+        let seen = self.cni_socket.as_ref().unwrap_or(&socket);
+        let entry = chain::entry(seen, fails_closed, self.cni_wait);
+        Some(Chain { place, socket, entry })
+    }
 }
 
 impl NodeArgs {
@@ -207,6 +243,12 @@ impl NodeArgs {
     pub fn socket(&self) -> PathBuf {
         let is_usual = self.run_dir.is_none() && self.pin_dir == Path::new(DEFAULT_PIN_DIR);
         if is_usual { DEFAULT_SOCKET.into() } else { self.run_dir().join("namegate.sock") }
+    }
+
+    /// Where the node has its CNI plugins; `None` where that is nobody's affair here.
+    pub fn cni_place(&self) -> Option<Place> {
+        let (lists, programs) = (self.cni_lists.clone()?, self.cni_programs.clone());
+        Some(Place { lists, programs })
     }
 
     /// The directory for the lock and the state file.

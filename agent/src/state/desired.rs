@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Lease;
+use namegate_policy::object::{Object, ObjectKind};
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{ClusterChanges, TableChange};
 
@@ -21,26 +22,44 @@ const INTERFACE_ANNOTATION: &str = "namegate.dev/interface";
 impl State {
     pub(super) fn take_objects(&mut self, changes: &Changes) -> Effects {
         for object in &changes.removals {
+            if let (ObjectKind::Pod, Some(namespace)) = (object.kind, object.namespace.clone()) {
+                self.outdate_claim(&PodRef { namespace, name: Arc::clone(&object.name) }, None);
+            }
             self.tables.remove(object);
         }
         for object in &changes.upserts {
-            self.tables.upsert(object);
+            let claimed = if let Object::Pod(pod) = &**object {
+                self.outdate_claim(&pod.reference, Some(pod));
+                self.with_claim(pod)
+            } else {
+                None
+            };
+            match claimed {
+                Some(pod) => self.tables.upsert(&Arc::new(Object::Pod(pod))),
+                None => self.tables.upsert(object),
+            }
         }
         let own = self.town.host_addresses.clone();
-        self.bring_up_to_date(&own)
+        self.bring_up_to_date(&own, BTreeSet::new())
     }
 
     pub(super) fn take_town(&mut self, town: Town) -> Effects {
         let before = std::mem::replace(&mut self.town, town).host_addresses;
-        self.bring_up_to_date(&before)
+        self.bring_up_to_date(&before, BTreeSet::new())
     }
 
     /// Derives what follows from the objects and interfaces that changed, and compares it with what
-    /// is in force. `own_before` are the node's addresses as they were.
-    fn bring_up_to_date(&mut self, own_before: &BTreeSet<IpAddr>) -> Effects {
+    /// is in force. `own_before` are the node's addresses as they were; `claimed` are pods that the
+    /// CNI plugin told something of.
+    pub(super) fn bring_up_to_date(
+        &mut self,
+        own_before: &BTreeSet<IpAddr>,
+        claimed: BTreeSet<PodRef>,
+    ) -> Effects {
         let mut effects = Effects::default();
         let mut troubles = BTreeSet::new();
-        let ClusterChanges { pods, mut addresses } = self.tables.settle();
+        let ClusterChanges { mut pods, mut addresses } = self.tables.settle();
+        pods.extend(claimed);
         addresses.extend(own_before ^ &self.town.host_addresses);
         self.update_wanted(&pods, &mut effects, &mut troubles);
         self.update_addresses(&addresses, &mut effects, &mut troubles);
@@ -64,13 +83,16 @@ impl State {
         let node = self.settings.node_name.as_deref();
         for reference in changed {
             let key = (Arc::clone(&reference.namespace), Arc::clone(&reference.name));
-            let pod = self.tables.inventory().pod(reference);
-            let wanted = pod.and_then(|pod| {
-                Some((
-                    attachment(pod, node)?,
-                    pod.addresses.iter().copied().collect::<BTreeSet<_>>(),
-                ))
-            });
+            let wanted = match self.tables.inventory().pod(reference) {
+                Some(pod) => attachment(pod, node).map(|attachment| {
+                    (attachment, pod.addresses.iter().copied().collect::<BTreeSet<_>>())
+                }),
+                // Its interface is closed until its object is known.
+                None => self.claims.get(reference).map(|claim| {
+                    let attachment = Attachment::Addresses { uid: claim.uid.clone() };
+                    (attachment, claim.addresses.clone())
+                }),
+            };
             if self.wanted.get(&key) == wanted.as_ref() {
                 continue;
             }
@@ -247,6 +269,14 @@ impl State {
             }
         }
         let before = std::mem::replace(&mut self.endpoints, endpoints);
+        for index in self.interfaces_of_unknown_pods() {
+            if !self.endpoints.contains_key(&index) && !before.contains_key(&index) {
+                self.closed.entry(index).or_insert_with(|| {
+                    effects.endpoints.insert(index, EndpointEffect::Close);
+                    None
+                });
+            }
+        }
         for (index, spec) in before {
             if self.endpoints.contains_key(&index) {
                 continue;

@@ -3,6 +3,7 @@
 //! [`State::handle`] takes one event and says what has to change outside. It reads no clock, does no
 //! input or output and knows no map; so everything here is tested without a kernel.
 
+mod claims;
 mod desired;
 mod effects;
 mod look;
@@ -31,10 +32,12 @@ use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{PolicyTable, Tables};
 use namegate_policy::time::Timestamp;
 
+use crate::cni::protocol::{Attachment, Attachments};
 use crate::endpoints::{Town, Wanted};
 use crate::resolvers::Slots;
 use crate::source;
 
+pub use claims::Claim;
 pub use effects::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 pub use shared::SharedLearned;
 pub use view::LocalPod;
@@ -70,6 +73,12 @@ pub enum Event {
     Objects(source::Changes),
     /// The node's interfaces are others.
     Town(Town),
+    /// The CNI plugin told of a pod that is being made.
+    Attached(PodRef, Claim),
+    /// It told that an interface goes.
+    Detached(Attachment),
+    /// It told which interfaces are left.
+    Left(Attachments),
     /// A deadline may have passed.
     Tick,
     /// A look at all live flows that began at `since` found these addresses in use.
@@ -133,6 +142,8 @@ pub struct State {
     endpoints: BTreeMap<u32, EndpointSpec>,
     /// Interfaces that are there although their pods are not known, with the last pod that was.
     closed: BTreeMap<u32, Option<PodRef>>,
+    /// Pods whose addresses the CNI plugin told before the API server.
+    claims: BTreeMap<PodRef, Claim>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     wanted: Arc<Wanted>,
@@ -154,6 +165,7 @@ impl State {
             town: Town::default(),
             endpoints: BTreeMap::new(),
             closed: BTreeMap::new(),
+            claims: BTreeMap::new(),
             ipcache: BTreeMap::new(),
             services: Arc::default(),
             wanted: Arc::default(),
@@ -185,6 +197,9 @@ impl State {
         match event {
             Event::Objects(changes) => self.take_objects(&changes),
             Event::Town(town) => self.take_town(town),
+            Event::Attached(pod, claim) => self.take_claim(pod, claim),
+            Event::Detached(gone) => self.drop_claims(|attachment| *attachment == gone),
+            Event::Left(left) => self.drop_claims(|found| !left.valid.contains(found)),
             Event::Tick => {
                 let due = self.learned.write().expire(now);
                 self.rewrite(due)

@@ -45,6 +45,10 @@ test-restart: build ## Kills 200 agents under load and takes over between versio
 	NAMEGATE_RESTARTS=200 NAMEGATE_UPGRADES=20 NAMEGATE_LIVE_FLOWS=1000 NAMEGATE_DENIED_RATE=20000 \
 	  cargo test -p namegate-integration --test restart $(as_root) -- --nocapture
 
+.PHONY: burst
+burst: build ## Starts 500 pods through a real CNI, 50 at once, and counts their early packets, as root
+	NAMEGATE_BURST=500 cargo test -p namegate-integration --test cni $(as_root) -- --nocapture burst
+
 .PHONY: bench-policy
 bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)

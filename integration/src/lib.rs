@@ -17,6 +17,7 @@ pub mod audit;
 pub mod authority;
 pub mod capture;
 pub mod cluster;
+pub mod cni;
 pub mod demo;
 pub mod dns;
 pub mod flood;

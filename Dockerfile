@@ -10,9 +10,13 @@ RUN LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install -
     bpf-linker --version 0.13.0 --no-default-features --features llvm-22
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p namegate && strip target/release/namegate
+RUN cargo build --release --locked -p namegate --bin namegate && strip target/release/namegate
+# The plugin runs on the node, which may have another C library or none: it brings its own.
+RUN target="$(uname -m)-unknown-linux-gnu" && RUSTFLAGS='-C target-feature=+crt-static' \
+    cargo build --release --locked -p namegate --bin namegate-cni --target "$target" && \
+    strip -o target/release/namegate-cni "target/$target/release/namegate-cni"
 
 # The agent is root on the node for its three capabilities; the chart drops all others.
 FROM gcr.io/distroless/cc-debian12
-COPY --from=build /src/target/release/namegate /usr/bin/namegate
+COPY --from=build /src/target/release/namegate /src/target/release/namegate-cni /usr/bin/
 ENTRYPOINT ["/usr/bin/namegate"]

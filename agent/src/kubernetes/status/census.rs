@@ -42,14 +42,17 @@ pub(super) struct Inquiry {
 }
 
 impl Inquiry {
-    /// Asks, and waits for the answer; `None` when the agent ends.
-    pub(super) async fn ask(&mut self) -> Option<Arc<Census>> {
-        let mut number = 0;
-        self.asked.send_modify(|asked| {
-            *asked += 1;
-            number = *asked;
-        });
-        let answer = self.answered.wait_for(|census| census.number >= number).await;
-        answer.ok().map(|census| Arc::clone(&census))
+    /// Asks, and waits for nothing.
+    pub(super) fn ask(&self) {
+        self.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// The next answer. It comes when the state's owner has time for it, and not at all when the agent
+    /// ends.
+    pub(super) async fn answer(&mut self) -> Arc<Census> {
+        match self.answered.changed().await {
+            Ok(()) => Arc::clone(&self.answered.borrow_and_update()),
+            Err(_) => std::future::pending().await,
+        }
     }
 }

@@ -105,9 +105,11 @@ impl Writer {
                 }
                 Some(event) = next(&mut self.reports) => self.hear(event),
                 () = sleep_until(next_turn), if self.nodes.is_whole => {
-                    let until = next_stand;
-                    self.turn(until).await;
+                    self.inquiry.ask();
                     next_turn = Instant::now() + self.pace();
+                }
+                census = self.inquiry.answer(), if self.nodes.is_whole => {
+                    self.turn(&census, next_stand).await;
                 }
             }
         }
@@ -159,8 +161,7 @@ impl Writer {
 
     /// Looks at every policy, and writes what is not as it should be, until it is time to stand for
     /// election again.
-    async fn turn(&mut self, until: Instant) {
-        let Some(census) = self.inquiry.ask().await else { return };
+    async fn turn(&mut self, census: &Census, until: Instant) {
         let facts = self.facts.borrow().clone();
         self.written.retain(|policy, _| facts.policies.contains_key(policy));
         let now = clock::rfc3339(SystemTime::now());
@@ -177,7 +178,7 @@ impl Writer {
             if !has_status(policy.kind) || self.is_awaited(policy, fact) {
                 continue;
             }
-            let nodes = words(policy, &census, &said);
+            let nodes = words(policy, census, &said);
             let status = judge(fact, &nodes, &now);
             if is_other(policy.kind, &fact.status, &status) {
                 writes.push((policy, fact, Write::Status(status)));

@@ -58,7 +58,7 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "namegate", &mut script);
             let script = String::from_utf8(script).unwrap();
-            assert!(script.contains("observe") && script.contains("--follow"), "{shell}");
+            assert!(script.contains("observe") && script.contains("follow"), "{shell}");
         }
     }
 }

@@ -146,6 +146,12 @@ impl Agent {
     pub(super) async fn end(mut self, args: &AgentArgs) -> anyhow::Result<()> {
         for task in self.tasks.drain(..) {
             task.abort();
+            // What it has in hand on another thread is done, or undone by what follows, not beside it.
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a task of the agent panicked");
+            }
         }
         if let Some((reporting, _)) = self.reporting.take() {
             reporting.end(args.detach_on_exit).await;

@@ -29,6 +29,9 @@ use report::{Report, Row};
 use stack::{ALLOWED, Kind};
 use world::Size;
 
+/// Turns that the subjects take in a round; of each the cheapest counts, since whatever else runs on the
+/// machine only adds to it.
+const SLICES: u32 = 20;
 /// The identity that learns while connections are made; nobody has it.
 const STRANGER: u32 = 999;
 /// Map writes a second meanwhile.
@@ -104,10 +107,16 @@ fn packets(options: &Options, report: &mut Report) {
         Kind::ALL.into_iter().filter_map(|kind| build(kind, ALLOWED)).collect();
     // The first round warms everything up.
     for round in 0..=options.rounds {
-        for subject in &subjects {
-            let cost = subject.network.packets(options.packets);
+        let mut least = vec![f64::INFINITY; subjects.len()];
+        for _ in 0..SLICES {
+            for (subject, least) in subjects.iter().zip(&mut least) {
+                let cost = subject.network.packets(options.packets / SLICES);
+                *least = least.min(cost.as_nanos() as f64);
+            }
+        }
+        for (subject, least) in subjects.iter().zip(least) {
             if round > 0 {
-                report.add(Row::Packet(subject.kind), cost.as_nanos() as f64);
+                report.add(Row::Packet(subject.kind), least);
             }
         }
     }

@@ -3,7 +3,8 @@
 mod pod;
 
 use namegate_egress_bpf::abi::{
-    Address, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Mac, Pass,
+    Address, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, Endpoint, FRAGMENTS_EACH, Mac,
+    Pass,
 };
 use namegate_egress_bpf::packet::{Frame, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use namegate_egress_bpf::sim::frame;
@@ -337,6 +338,30 @@ fn pieces_follow_their_first() {
     assert_eq!(Pod::open().sends(&piece(v4(6, &[0; 16]), 1, false)), tiny, "over the flags");
     let huge = piece(v4(17, &[0; 40]), 0x1fff, false);
     assert_eq!(Pod::open().sends(&huge), drop(DropReason::Malformed), "past the largest datagram");
+}
+
+#[test]
+fn flood_of_pieces_pushes_out_its_own_endpoints_alone() {
+    let piece = |id: u16, field: u16| {
+        let datagram = v4(17, &with(frame::udp(1, 9_000, &[0; 16]), 4, &[0, 64]));
+        with(with(datagram, 18, &id.to_be_bytes()), 20, &field.to_be_bytes())
+    };
+    let (first, last) = (|id| piece(id, 0x2000), |id| piece(id, 3));
+    let passes = Verdict::Forward(Pass::Fragment);
+    let mut pod = Pod::open();
+    assert_eq!(pod.sends(&first(1)), JUDGED);
+    // Another endpoint, with the same addresses even.
+    let own = *pod.endpoint();
+    let mut other = pod.clone();
+    other.sim.endpoints.insert(IFINDEX + 1, Endpoint { epoch: 2, ..own });
+    for id in 0..10_000 {
+        other.sends_from(IFINDEX + 1, &first(id));
+    }
+    let places = FRAGMENTS_EACH as usize;
+    assert_eq!(other.sim.fragments.len(), 1 + places, "the other's places are all taken");
+    assert_eq!(other.sends(&last(1)), passes, "what the first one waits for is there");
+    let live = (0..10_000).filter(|id| other.sends_from(IFINDEX + 1, &last(*id)) == passes);
+    assert_eq!(live.count(), places, "and the other's newest");
 }
 
 #[test]

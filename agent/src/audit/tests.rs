@@ -92,6 +92,7 @@ fn mk_event(number: u16) -> FlowEvent {
         remote_identity: Some(Identity::WORLD),
         local: "10.244.1.10".parse().unwrap(),
         remote: "203.0.113.1".parse().unwrap(),
+        service: None,
         local_port: number,
         remote_port: 443,
         protocol: 6,

@@ -35,8 +35,10 @@ pub struct Event {
     pub time_ns: u64,
     /// The endpoint's address; `::` where the packet was not understood that far.
     pub local: Address,
-    /// The other end.
+    /// The other end; of a flow to a service, the backend.
     pub remote: Address,
+    /// The service, where the flow is one to a service; `::` elsewhere.
+    pub service: Address,
     /// Host-side interface.
     pub ifindex: u32,
     /// Identity of the endpoint; zero where unknown.
@@ -55,6 +57,8 @@ pub struct Event {
     pub local_port: u16,
     /// Port on the other side.
     pub remote_port: u16,
+    /// Port of `service`.
+    pub service_port: u16,
     /// IP protocol number; zero where there is none.
     pub protocol: u8,
     /// [`super::Direction`] in which the flow is opened.
@@ -66,7 +70,7 @@ pub struct Event {
     /// [`super::DropReason`] or [`super::Pass`].
     pub reason: u8,
     /// Zero.
-    pub padding: [u8; 7],
+    pub padding: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Event>() == 80);
+const _: () = assert!(size_of::<Event>() == 96);

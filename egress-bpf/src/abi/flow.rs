@@ -131,16 +131,34 @@ impl QuotaKey {
     pub const ALL: Self = Self { ifindex: 0, epoch: 0 };
 }
 
-/// Key of `FRAGMENTS`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
+/// Datagrams in pieces that an endpoint has room for; one more takes the place of one of its own.
+pub const FRAGMENTS_EACH: u32 = 64;
+
+/// Key of `FRAGMENTS`: one of the places that an endpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FragmentKey {
+    /// Host-side interface of the endpoint.
+    pub ifindex: u32,
+    /// Below [`FRAGMENTS_EACH`].
+    pub place: u32,
+}
+
+/// Value of `FRAGMENTS`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5) whose first
+/// piece was forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fragment {
+    /// When later pieces stop being forwarded.
+    pub deadline_ns: u64,
     /// The endpoint's address.
     pub local: Address,
     /// The other end.
     pub remote: Address,
-    /// Host-side interface of the endpoint.
-    pub ifindex: u32,
+    /// The address that the pieces get: backend or service; `::` where they keep theirs.
+    pub target: Address,
+    /// The generation that the first piece was judged under.
+    pub generation: u32,
     /// [`super::Endpoint::epoch`].
     pub epoch: u32,
     /// The datagram's identification.
@@ -153,36 +171,35 @@ pub struct FragmentKey {
     pub padding: [u8; 2],
 }
 
-impl FragmentKey {
-    /// The key of no datagram.
+impl Fragment {
+    /// No datagram.
     pub const UNKNOWN: Self = Self {
+        deadline_ns: 0,
         local: Address::UNSPECIFIED,
         remote: Address::UNSPECIFIED,
-        ifindex: 0,
+        target: Address::UNSPECIFIED,
+        generation: 0,
         epoch: 0,
         identification: 0,
         protocol: 0,
         direction: 0,
         padding: [0; 2],
     };
-}
 
-/// Value of `FRAGMENTS`: the first piece was forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Fragment {
-    /// When later pieces stop being forwarded.
-    pub deadline_ns: u64,
-    /// The generation that the first piece was judged under.
-    pub generation: u32,
-    /// Zero.
-    pub padding: [u8; 4],
-    /// The address that the pieces get: backend or service; `::` where they keep theirs.
-    pub target: Address,
+    /// Whether both are pieces of one datagram.
+    #[inline(always)]
+    pub const fn is_of(&self, other: &Self) -> bool {
+        self.identification == other.identification
+            && self.protocol == other.protocol
+            && self.direction == other.direction
+            && self.epoch == other.epoch
+            && self.local.is(&other.local)
+            && self.remote.is(&other.remote)
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 48);
 const _: () = assert!(size_of::<QuotaKey>() == 8);
 const _: () = assert!(size_of::<Flow>() == 88);
-const _: () = assert!(size_of::<FragmentKey>() == 48);
-const _: () = assert!(size_of::<Fragment>() == 32);
+const _: () = assert!(size_of::<FragmentKey>() == 8);
+const _: () = assert!(size_of::<Fragment>() == 72);

@@ -21,8 +21,8 @@ pub use endpoint::{
 };
 pub use event::{Event, EventVerdict, NO_CLAUSE};
 pub use flow::{
-    FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, Flow, FlowKey, Fragment,
-    FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY,
+    FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, FRAGMENTS_EACH, Flow, FlowKey,
+    Fragment, FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY,
     ROLE_TRANSLATED,
 };
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
@@ -35,7 +35,7 @@ pub use table::{
 };
 
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The oldest version whose rows of `ENDPOINTS` and `FLOWS` have this layout and meaning: from there on
 /// they are carried over.

@@ -1,11 +1,11 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use namegate_policy::identity::Identity;
 use namegate_policy::time::Timestamp;
 
-use crate::abi::{Direction, DropReason, Event, EventVerdict, NO_CLAUSE, Pass};
+use crate::abi::{Address, Direction, DropReason, Event, EventVerdict, NO_CLAUSE, Pass};
 
 /// Why a packet's verdict is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +54,10 @@ pub struct FlowEvent {
     pub remote_identity: Option<Identity>,
     /// The endpoint's address; unspecified where the packet was not understood that far.
     pub local: IpAddr,
-    /// The other end.
+    /// The other end; of a flow to a service, the backend.
     pub remote: IpAddr,
+    /// The service, where the flow is one to a service.
+    pub service: Option<SocketAddr>,
     /// Port on the endpoint's side; an echo's identifier.
     pub local_port: u16,
     /// Port on the other side.
@@ -91,6 +93,8 @@ impl FlowEvent {
             remote_identity: Identity::new(event.remote_identity),
             local: event.local.into(),
             remote: event.remote.into(),
+            service: (event.service != Address::UNSPECIFIED)
+                .then(|| SocketAddr::new(event.service.into(), event.service_port)),
             local_port: event.local_port,
             remote_port: event.remote_port,
             protocol: event.protocol,

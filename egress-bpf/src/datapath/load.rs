@@ -148,6 +148,7 @@ impl Maps {
             services: rows(ebpf, "SERVICES")?,
             backends: rows(ebpf, "BACKENDS")?,
             flows: rows(ebpf, "FLOWS")?,
+            fragments: rows(ebpf, "FRAGMENTS")?,
             opened: rows(ebpf, "OPENED")?,
             released: rows(ebpf, "RELEASED")?,
             resolvers: rows(ebpf, "RESOLVERS")?,

@@ -44,8 +44,8 @@ pub use run::{Ran, RanVerdict};
 pub use sweep::Sweep;
 
 use crate::abi::{
-    Address, Backend, BackendKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry, NameKey,
-    PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
+    Address, Backend, BackendKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey,
+    NameEntry, NameKey, PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
 };
 use batch::Rows;
 use earlier::Earlier;
@@ -169,6 +169,7 @@ struct Maps {
     services: Rows<ServiceKey, Service>,
     backends: Rows<BackendKey, Backend>,
     flows: Rows<FlowKey, Flow>,
+    fragments: Rows<FragmentKey, Fragment>,
     opened: Rows<QuotaKey, u64>,
     released: Rows<QuotaKey, u64>,
     resolvers: Rows<Address, u32>,

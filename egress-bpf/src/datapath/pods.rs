@@ -5,8 +5,9 @@
 use aya::Pod;
 
 use crate::abi::{
-    Address, Backend, BackendKey, CidrKey, Config, Endpoint, Flow, FlowKey, HitKey, NameEntry,
-    NameKey, PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table, TableKey,
+    Address, Backend, BackendKey, CidrKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
+    HitKey, NameEntry, NameKey, PeerKey, PortKey, QuotaKey, RuleSet, Service, ServiceKey, Table,
+    TableKey,
 };
 
 /// Key of an LPM map: how many bits count, and the bits.
@@ -42,6 +43,8 @@ plain!(
     Endpoint,
     Flow,
     FlowKey,
+    Fragment,
+    FragmentKey,
     HitKey,
     NameEntry,
     NameKey,

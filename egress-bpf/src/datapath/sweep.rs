@@ -9,8 +9,8 @@ use namegate_policy::time::Timestamp;
 use super::Datapath;
 use super::error::DatapathError;
 use crate::abi::{
-    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN,
-    ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
+    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, FragmentKey, ROLE_HAIRPIN,
+    ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
 };
 use crate::packet::protocol;
 use crate::verdict::flow_is_expired;
@@ -70,8 +70,20 @@ impl Datapath {
         }
         sweep.removed = dead.len();
         self.maps.flows.remove_all(&dead)?;
+        self.sweep_fragments(now)?;
         self.release(&opened, left.iter())?;
         Ok(sweep)
+    }
+
+    /// Gives back the places of datagrams whose pieces are no longer waited for.
+    fn sweep_fragments(&self, now: Timestamp) -> Result<(), DatapathError> {
+        let fragments = self.maps.fragments.read_all()?;
+        let over: Vec<FragmentKey> = fragments
+            .into_iter()
+            .filter(|(_, fragment)| fragment.deadline_ns <= now.as_nanos())
+            .map(|(key, _)| key)
+            .collect();
+        self.maps.fragments.remove_all(&over)
     }
 
     /// Every flow that the kernel has an entry of, expired ones included.

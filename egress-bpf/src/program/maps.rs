@@ -7,12 +7,13 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{
     Address, Backend, BackendKey, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint,
-    Event, EventVerdict, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry, NameKey, Pass,
-    PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet, Service, ServiceKey, Table, TableKey,
+    Event, EventVerdict, FRAGMENTS_EACH, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry,
+    NameKey, Pass, PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet, Service, ServiceKey, Table,
+    TableKey,
 };
 use namegate_egress_bpf::verdict::{Case, Full, Gate, Maps, Question, Scene, admit, answer, track};
 
@@ -50,8 +51,10 @@ static OPENED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_
 /// Of these, how many are gone: counted by user space, which alone removes any.
 #[map]
 static RELEASED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+/// Room for every place of every endpoint.
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(4_096, 0);
+static FRAGMENTS: HashMap<FragmentKey, Fragment> =
+    HashMap::with_max_entries(4_096 * FRAGMENTS_EACH, BPF_F_NO_PREALLOC);
 #[map]
 static RESOLVERS: HashMap<Address, u32> = HashMap::with_max_entries(2 * RESOLVERS_MAX as u32, 0);
 /// IPv4 addresses by slot, then IPv6 addresses.
@@ -225,8 +228,8 @@ impl Maps for KernelMaps {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<&Fragment> {
-        // SAFETY: an entry that is evicted and reused holds another key's deadline at worst, and
-        // that datagram's first piece was let through too.
+        // SAFETY: a place that is taken gets another entry as a whole; a reader keeps the one that it
+        // found (RCU).
         unsafe { FRAGMENTS.get(key) }
     }
 

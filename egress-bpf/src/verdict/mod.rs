@@ -27,7 +27,7 @@ pub use shortcut::pass_known;
 
 use crate::abi::{
     Address, Config, Direction, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_TRANSLATED, Event,
-    EventVerdict, Flow, FlowKey, FragmentKey, NO_CLAUSE, Pass, RuleSet,
+    EventVerdict, Flow, FlowKey, Fragment, NO_CLAUSE, Pass, RuleSet,
 };
 use crate::packet::{Embedded, Headers, Kind, Packet, Piece};
 
@@ -211,8 +211,8 @@ pub struct Case {
     embedded: Embedded,
     /// Room for the key of the flow that it is about.
     quoted: FlowKey,
-    /// Room for the key of a fragmented datagram.
-    fragment: FragmentKey,
+    /// Room for what is remembered of a fragmented datagram.
+    fragment: Fragment,
 }
 
 impl Case {
@@ -242,7 +242,7 @@ impl Case {
         flow: Flow::UNKNOWN,
         embedded: Embedded::UNREAD,
         quoted: FlowKey::UNKNOWN,
-        fragment: FragmentKey::UNKNOWN,
+        fragment: Fragment::UNKNOWN,
     };
 
     /// Makes room for another packet.
@@ -280,10 +280,19 @@ impl Case {
     #[inline(always)]
     pub fn event(&self, scene: &Scene, counter: u8, told: EventVerdict) -> Event {
         let key = &self.key;
+        let (service, service_port) = match self.way {
+            Way::Straight => (Address::UNSPECIFIED, 0),
+            Way::ToBackend
+            | Way::FromBackend
+            | Way::Quoted
+            | Way::HairpinOut
+            | Way::HairpinBack => (key.remote, key.remote_port),
+        };
         Event {
             time_ns: scene.now_ns,
             local: key.local,
             remote: self.remote,
+            service,
             ifindex: scene.ifindex,
             identity: self.identity,
             remote_identity: self.remote_identity,
@@ -293,12 +302,13 @@ impl Case {
             audit: self.audit,
             local_port: key.local_port,
             remote_port: self.remote_port,
+            service_port,
             protocol: key.protocol,
             direction: self.opener as u8,
             packet_direction: scene.direction as u8,
             verdict: told as u8,
             reason: counter,
-            padding: [0; 7],
+            padding: [0; 5],
         }
     }
 

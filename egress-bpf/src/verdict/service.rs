@@ -190,7 +190,7 @@ fn place(key: &FlowKey, count: u16, is_affine: bool) -> u32 {
 
 /// A step of SplitMix64's finaliser.
 #[inline(always)]
-const fn mix(mut word: u64) -> u64 {
+pub(super) const fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)

@@ -127,9 +127,18 @@ impl Pod {
         self.judge(frame, Direction::Ingress)
     }
 
+    /// Another endpoint of the same simulation sends it.
+    pub(crate) fn sends_from(&mut self, ifindex: u32, frame: &[u8]) -> Verdict {
+        self.judge_at(ifindex, frame, Direction::Egress)
+    }
+
     fn judge(&mut self, frame: &[u8], direction: Direction) -> Verdict {
+        self.judge_at(IFINDEX, frame, direction)
+    }
+
+    fn judge_at(&mut self, ifindex: u32, frame: &[u8], direction: Direction) -> Verdict {
         let scene = Scene {
-            ifindex: IFINDEX,
+            ifindex,
             direction,
             is_from_node: self.is_from_node,
             is_returned: self.is_returned,

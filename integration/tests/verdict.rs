@@ -26,6 +26,7 @@ use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
 use namegate_integration::lab;
 use namegate_policy::identity::Identity;
+use namegate_policy::time::Timestamp;
 use random::{Random, World};
 use twin::Twin;
 
@@ -230,6 +231,27 @@ fn flood_of_one_endpoint_leaves_room_for_others() -> Result<()> {
     for number in 0..ROOM / 3 {
         ensure!(twin.syn(place(number), 4_000)? == RanVerdict::Next, "{number} after the flood");
     }
+    twin.close()
+}
+
+/// A packet opens a flow again between the look at the table and the removal of what was dead there.
+#[test]
+fn flow_that_opens_again_under_the_broom_lives() -> Result<()> {
+    if !lab::can_run("flow_that_opens_again_under_the_broom_lives")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("broom")?;
+    twin.enter(&World::open())?;
+    let [quiet, again] = [1, 2].map(|last| IpAddr::from([203, 0, 113, last]));
+    for remote in [quiet, again] {
+        ensure!(twin.syn(remote, 2_000)? == RanVerdict::Next, "{remote} is open");
+    }
+    let survey = twin.datapath().survey()?;
+    ensure!(twin.syn(again, 2_000)? == RanVerdict::Next, "{again} goes on");
+    let swept = twin.datapath().clear(survey, Timestamp::from_nanos(u64::MAX))?;
+    ensure!((swept.removed, swept.live) == (1, 1), "{swept:?}");
+    let left: Vec<IpAddr> = twin.datapath().flows()?.keys().map(|key| key.remote.into()).collect();
+    ensure!(left == [again], "{left:?} are left");
     twin.close()
 }
 

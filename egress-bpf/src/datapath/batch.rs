@@ -14,9 +14,13 @@ use super::error::DatapathError;
 const BPF_MAP_LOOKUP_ELEM: i64 = 1;
 const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_MAP_DELETE_ELEM: i64 = 3;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: i64 = 21;
 const BPF_MAP_LOOKUP_BATCH: i64 = 24;
 const BPF_MAP_UPDATE_BATCH: i64 = 26;
 const BPF_MAP_DELETE_BATCH: i64 = 27;
+
+/// Only where there is no entry.
+const BPF_NOEXIST: u64 = 1;
 
 /// Entries read in one call.
 const READ_CHUNK: usize = 4_096;
@@ -87,17 +91,33 @@ impl<K: Pod, V: Pod> Rows<K, V> {
 
     /// Reads one entry.
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        self.value(BPF_MAP_LOOKUP_ELEM, key).map_err(|error| self.failed("read", error))
+    }
+
+    /// Removes one entry of a hash and says what it was (Linux 5.14).
+    pub(super) fn take(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        self.value(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key)
+            .map_err(|error| self.failed("remove from", error))
+    }
+
+    fn value(&self, command: i64, key: &K) -> io::Result<Option<V>> {
         let mut value = MaybeUninit::<V>::uninit();
-        let outcome = self.element(
-            BPF_MAP_LOOKUP_ELEM,
-            std::ptr::from_ref(key) as u64,
-            value.as_mut_ptr() as u64,
-        );
-        match outcome {
+        let key = std::ptr::from_ref(key) as u64;
+        match self.element(command, key, value.as_mut_ptr() as u64, 0) {
             // SAFETY: the kernel filled the value, whose size was compared with the map's.
             Ok(()) => Ok(Some(unsafe { value.assume_init() })),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(self.failed("read", error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes one entry where there is none, and says whether there was none.
+    pub(super) fn put_new(&self, key: &K, value: &V) -> Result<bool, DatapathError> {
+        let (at, from) = (std::ptr::from_ref(key) as u64, std::ptr::from_ref(value) as u64);
+        match self.element(BPF_MAP_UPDATE_ELEM, at, from, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.write_failed(error, 0, 1)),
         }
     }
 
@@ -107,13 +127,14 @@ impl<K: Pod, V: Pod> Rows<K, V> {
             BPF_MAP_UPDATE_ELEM,
             std::ptr::from_ref(key) as u64,
             std::ptr::from_ref(value) as u64,
+            0,
         )
         .map_err(|error| self.write_failed(error, 0, 1))
     }
 
     /// Removes one entry and says whether it was there.
     pub(super) fn remove(&self, key: &K) -> Result<bool, DatapathError> {
-        match self.element(BPF_MAP_DELETE_ELEM, std::ptr::from_ref(key) as u64, 0) {
+        match self.element(BPF_MAP_DELETE_ELEM, std::ptr::from_ref(key) as u64, 0, 0) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(self.failed("remove from", error)),
@@ -153,6 +174,7 @@ impl<K: Pod, V: Pod> Rows<K, V> {
                 BPF_MAP_UPDATE_ELEM,
                 std::ptr::from_ref(key) as u64,
                 std::ptr::from_ref(value) as u64,
+                0,
             )
             .map_err(|error| self.write_failed(error, written, wanted))?;
         }
@@ -237,8 +259,8 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         }
     }
 
-    fn element(&self, command: i64, key: u64, value: u64) -> io::Result<()> {
-        let mut attr = ElementAttr { map_fd: self.fd(), padding: 0, key, value, flags: 0 };
+    fn element(&self, command: i64, key: u64, value: u64, flags: u64) -> io::Result<()> {
+        let mut attr = ElementAttr { map_fd: self.fd(), padding: 0, key, value, flags };
         // SAFETY: key and value are addresses of a `K` and a `V`, whose sizes are the map's.
         unsafe { bpf(command, &mut attr) }
     }

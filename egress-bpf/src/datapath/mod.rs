@@ -41,7 +41,7 @@ pub use events::{Events, FlowEvent, Reason};
 pub use hooks::{DisplacedHook, HookFault};
 pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
-pub use sweep::Sweep;
+pub use sweep::{Survey, Sweep};
 
 use crate::abi::{
     Address, Backend, BackendKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey,

@@ -9,7 +9,7 @@ use namegate_policy::time::Timestamp;
 use super::Datapath;
 use super::error::DatapathError;
 use crate::abi::{
-    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, FragmentKey, ROLE_HAIRPIN,
+    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN,
     ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
 };
 use crate::packet::protocol;
@@ -29,24 +29,61 @@ pub struct Sweep {
     pub removed: usize,
 }
 
+/// The flow table as it was at one time.
+pub struct Survey {
+    opened: Vec<(QuotaKey, u64)>,
+    flows: Vec<(FlowKey, Flow)>,
+}
+
+/// Whether a flow is kept.
+enum Standing {
+    /// It lives, and is this identity's.
+    Live(Identity),
+    /// Nothing was seen of it for too long; a packet may open it again at any time.
+    Expired,
+    /// It is nobody's, or goes where it should not: whatever is still seen of it.
+    Over,
+}
+
 impl Datapath {
     /// Removes the flows that have expired or whose endpoint is gone, and lists what the others
     /// use. Reads the whole flow table: a matter of milliseconds for 10,000 flows, so it belongs
     /// beside the work, not into it.
     pub fn sweep(&mut self, now: Timestamp) -> Result<Sweep, DatapathError> {
-        let mut sweep = Sweep::default();
+        let survey = self.survey()?;
+        let swept = self.clear(survey, now)?;
+        self.sweep_fragments(now)?;
+        Ok(swept)
+    }
+
+    /// Reads the flow table: the first half of [`Datapath::sweep`].
+    pub fn survey(&self) -> Result<Survey, DatapathError> {
         let opened = self.opened()?;
-        let (mut dead, mut left) = (Vec::new(), Vec::new());
+        Ok(Survey { opened, flows: self.maps.flows.read_all()? })
+    }
+
+    /// Removes what a survey found dead: the second half of [`Datapath::sweep`]. A flow that a packet
+    /// opened again since lives.
+    pub fn clear(&mut self, survey: Survey, now: Timestamp) -> Result<Sweep, DatapathError> {
+        let mut sweep = Sweep::default();
+        let (mut over, mut expired, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let mut halves = Vec::new();
         let mut translated = HashSet::new();
-        for (key, flow) in self.maps.flows.read_all()? {
+        for (key, flow) in survey.flows {
             if matches!(flow.role, ROLE_REPLY | ROLE_HAIRPIN_SERVER) {
                 halves.push((key, flow));
                 continue;
             }
-            let Some(identity) = self.owner(&key, &flow, now) else {
-                dead.push(key);
-                continue;
+            let identity = match self.standing(&key, &flow, now) {
+                Standing::Live(identity) => identity,
+                Standing::Expired => {
+                    expired.push((key, flow));
+                    continue;
+                }
+                Standing::Over => {
+                    over.push(key);
+                    continue;
+                }
             };
             sweep.live += 1;
             left.push(key);
@@ -64,15 +101,35 @@ impl Datapath {
             let is_young = half.created_ns.saturating_add(SETTLED_NS) > now.as_nanos();
             let endpoint = self.endpoints.get(&key.ifindex);
             let is_owned = endpoint.is_some_and(|endpoint| endpoint.epoch == key.epoch);
-            let is_kept = is_owned && is_young || translated.contains(&whole(&key, &half));
-            let list = if is_kept { &mut left } else { &mut dead };
-            list.push(key);
+            if is_owned && is_young || translated.contains(&whole(&key, &half)) {
+                left.push(key);
+            } else {
+                expired.push((key, half));
+            }
         }
-        sweep.removed = dead.len();
-        self.maps.flows.remove_all(&dead)?;
-        self.sweep_fragments(now)?;
-        self.release(&opened, left.iter())?;
+        sweep.removed = over.len() + expired.len();
+        self.maps.flows.remove_all(&over)?;
+        let again = self.remove_unchanged(&expired)?;
+        sweep.removed -= again.len();
+        sweep.live += again.len();
+        self.release(&survey.opened, left.iter().chain(&again))?;
         Ok(sweep)
+    }
+
+    /// Removes flows that nothing was seen of since they were read, and says of which there was. One of
+    /// these is put back, unless a packet that found nothing in between wrote it anew.
+    fn remove_unchanged(&self, expired: &[(FlowKey, Flow)]) -> Result<Vec<FlowKey>, DatapathError> {
+        let mut again = Vec::new();
+        for (key, read) in expired {
+            let Some(found) = self.maps.flows.take(key)? else {
+                continue;
+            };
+            if found != *read {
+                self.maps.flows.put_new(key, &found)?;
+                again.push(*key);
+            }
+        }
+        Ok(again)
     }
 
     /// Gives back the places of datagrams whose pieces are no longer waited for.
@@ -91,13 +148,14 @@ impl Datapath {
         Ok(self.maps.flows.read_all()?.into_iter().collect())
     }
 
-    /// The identity of the endpoint that a flow belongs to; `None` where it is dead.
-    fn owner(&self, key: &FlowKey, flow: &Flow, now: Timestamp) -> Option<Identity> {
-        let endpoint = self.endpoints.get(&key.ifindex)?;
-        let is_alive = endpoint.epoch == key.epoch
-            && !flow_is_expired(key.protocol, flow, now.as_nanos())
-            && !self.is_abandoned(key, flow);
-        is_alive.then_some(endpoint.identity)
+    fn standing(&self, key: &FlowKey, flow: &Flow, now: Timestamp) -> Standing {
+        let endpoint = self.endpoints.get(&key.ifindex);
+        match endpoint.filter(|endpoint| endpoint.epoch == key.epoch) {
+            Some(_) if self.is_abandoned(key, flow) => Standing::Over,
+            Some(_) if flow_is_expired(key.protocol, flow, now.as_nanos()) => Standing::Expired,
+            Some(endpoint) => Standing::Live(endpoint.identity),
+            None => Standing::Over,
+        }
     }
 
     /// Whether a flow of datagrams goes to a backend that its service has lost: its next packet finds

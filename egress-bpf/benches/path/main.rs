@@ -68,7 +68,7 @@ fn main() {
         packets: number("--packets", 20_000),
         connections: number("--connections", 2_000),
         repeat: number("--repeat", 1_000_000),
-        firsts: number("--firsts", 20_000),
+        firsts: number("--firsts", 5_000),
         only: value("--only"),
         json: value("-o").is_some_and(|form| form == "json"),
     };
@@ -127,12 +127,17 @@ fn connections(options: &Options, report: &mut Report) {
     let nothing = build(Kind::Nothing, ALLOWED).expect("it needs nothing");
     for names in [ALLOWED, 900_000] {
         let mut namegate = build(Kind::Namegate, names).expect("the program");
+        let count = options.connections / SLICES;
+        let mut first = 0;
         for round in 0..=options.rounds {
-            let first = round * options.connections;
-            let bare = nothing.network.connections(options.connections, first, names);
-            let quiet = namegate.network.connections(options.connections, first, names);
-            let first = first + (options.rounds + 1) * options.connections;
-            let busy = under_writes(&mut namegate, options.connections, first, names);
+            let [mut bare, mut quiet, mut busy] = [0.0_f64; 3];
+            for _ in 0..SLICES {
+                bare = bare.max(nothing.network.connections(count, first, names));
+                quiet = quiet.max(namegate.network.connections(count, first, names));
+                first += count;
+                busy = busy.max(under_writes(&mut namegate, count, first, names));
+                first += count;
+            }
             if round > 0 {
                 report.add(Row::Connections { names: 0, writes: false }, bare);
                 report.add(Row::Connections { names, writes: false }, quiet);

@@ -150,7 +150,7 @@ impl Row {
 
     const fn unit(self) -> &'static str {
         match self {
-            Self::Connections { .. } => "a second",
+            Self::Connections { .. } => "a CPU second",
             Self::Packet(_) => "ns",
             Self::SameFlow(_) | Self::SameFlowV6(_) | Self::FirstPacket(_) => "ns over empty",
         }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
@@ -148,16 +148,17 @@ impl Network {
         (processor_time() - before) / count.max(1)
     }
 
-    /// Connections a second, each to another of the first `names` addresses.
+    /// Connections for a second of this thread's processor time, which carries all packets but the
+    /// server's own; each to another of the first `names` addresses.
     pub(crate) fn connections(&self, count: u32, first: u32, names: u32) -> f64 {
         let connect = || {
-            let started = Instant::now();
+            let before = processor_time();
             for number in first..first + count {
                 let site = SocketAddr::from((world::site(number % names), PORT));
                 let stream = TcpStream::connect(site).expect("a connection");
                 set_socket_linger(&stream, Some(Duration::ZERO)).expect("no linger");
             }
-            f64::from(count) / started.elapsed().as_secs_f64()
+            f64::from(count) / (processor_time() - before).as_secs_f64()
         };
         self.pod.within(connect).expect("the pod")
     }

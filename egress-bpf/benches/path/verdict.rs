@@ -13,6 +13,8 @@ use crate::world::{self, POD, POD_V6, PORT, SITE_V6, Size};
 /// The interface that test runs happen on: the loopback.
 const LOOPBACK: u32 = 1;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x0a]);
+/// Turns of a round, of which the cheapest counts.
+const TURNS: u32 = 20;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
@@ -50,8 +52,12 @@ impl Subject {
     ) -> Cost {
         let [same_flow, same_flow_v6] = [known_v4(), known_v6()].map(|ends| {
             let known = segment(ends, 40_000, ACK);
-            let none = nanoseconds(empty, &known, repeat);
-            self.run(&known, repeat) - none
+            let (mut none, mut own) = (f64::INFINITY, f64::INFINITY);
+            for _ in 0..TURNS {
+                none = none.min(nanoseconds(empty, &known, repeat / TURNS));
+                own = own.min(self.run(&known, repeat / TURNS));
+            }
+            own - none
         });
         let (mut first_packet, mut nothing) = (0.0, 0.0);
         for _ in 0..firsts {

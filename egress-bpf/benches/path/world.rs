@@ -59,7 +59,7 @@ pub(crate) fn site(number: u32) -> Ipv4Addr {
 /// The program over maps of that size, with `ifindex` as the pod's interface. Pinned below `pins`
 /// where it is to be attached.
 pub(crate) fn fill(size: Size, ifindex: u32, pins: Option<&Path>) -> (Datapath, Events) {
-    let mut options = Options { names_max: 1 << 20, flows_max: 1 << 21, ..Options::default() };
+    let mut options = Options { names_max: 1 << 20, flows_max: 1 << 18, ..Options::default() };
     let opened = match pins {
         Some(pins) => {
             options.pin_root = pins.to_path_buf();

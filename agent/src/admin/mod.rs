@@ -20,6 +20,7 @@ mod policies;
 mod records;
 mod scrape;
 mod server;
+mod shared;
 mod sieve;
 mod stall;
 mod status;
@@ -41,6 +42,7 @@ pub use phase::{Phase, PhaseCell};
 pub use policies::{PolicyItem, RuleItem};
 pub use records::Recent;
 pub use server::{Places, Routers, Server};
+pub use shared::{AlsoName, OpeningName, SharedAddresses, SharedItem};
 pub use sieve::{VERDICTS, Wanted};
 pub use status::{Finding, Severity, StatusReport};
 pub use why::{ConsideredReport, EndReport, LearnedReport, LookupReport, TargetReport, WhyReport};
@@ -64,6 +66,7 @@ fn versioned() -> Router<Context> {
         .merge(identities::routes())
         .merge(names::routes())
         .merge(policies::routes())
+        .merge(shared::routes())
         .merge(records::routes())
         .merge(status::routes())
         .merge(why::routes())

@@ -13,6 +13,7 @@ mod lists;
 mod located;
 mod observe;
 mod schema;
+mod shared;
 mod status;
 mod suggest;
 mod table;
@@ -36,6 +37,7 @@ pub use generate::{CompletionArgs, ManArgs};
 pub use lists::{ListArgs, NamesArgs, PodArgs};
 pub use observe::{DropsArgs, ObserveArgs, SieveArgs};
 pub use schema::Subject;
+pub use shared::SharedArgs;
 pub use suggest::SuggestArgs;
 pub use why::{Transport, WhyArgs};
 
@@ -119,6 +121,8 @@ pub enum Command {
     Flows(PodArgs),
     /// Turn Cilium policies with toFQDNs into EgressPolicies
     Convert(ConvertArgs),
+    /// List addresses that pods may reach by one name and that answer for others as well
+    Shared(SharedArgs),
     /// Write the least policies that would allow what the audit log tells
     Suggest(SuggestArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
@@ -186,6 +190,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Man(args) => report(generate::man(&args)),
         Command::Flows(args) => report(lists::flows(&args)),
         Command::Convert(args) => convert::run(&args),
+        Command::Shared(args) => report(shared::run(&args)),
         Command::Suggest(args) => suggest::run(&args),
         Command::Crds => crds::run(),
         Command::Schema { subject } => schema::run(subject),

@@ -10,6 +10,7 @@ mod look;
 mod names;
 mod services;
 mod shared;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -40,6 +41,7 @@ use crate::source;
 pub use claims::Claim;
 pub use effects::{Effects, EndpointEffect, EndpointSpec, NameRules, TableEffect};
 pub use shared::SharedLearned;
+pub use sharing::{Sharing, find_shared};
 pub use view::LocalPod;
 
 use names::{ClusterAddresses, NameClauses, Openings};

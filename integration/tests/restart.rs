@@ -78,7 +78,10 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
         agent = spawn(None)?;
         if number % 2 == 0 {
             // In the midst of its start.
-            agent.expect_log("taking over")?;
+            wait_until("the agent to take over", SOON, || {
+                agent.check()?;
+                Ok(agent.log().contains("taking over"))
+            })?;
         } else {
             agent = agent.expect_ready()?;
             used()?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use namegate_dns_proxy::Counters;
+use namegate_dns_proxy::stages::Stages;
 use namegate_egress_bpf::abi::Direction;
 use namegate_egress_bpf::datapath::{DatapathError, Fill, Reader};
 use namegate_policy::rule::PolicyRef;
@@ -37,7 +38,7 @@ pub struct Context {
     /// What the kernel counts and remembers, once the program is loaded.
     pub kernel: Arc<OnceLock<Reader>>,
     /// What the proxy counts, once it runs.
-    pub proxy: Arc<OnceLock<Arc<Counters>>>,
+    pub proxy: Arc<OnceLock<(Arc<Counters>, Arc<Stages>)>>,
     /// How often policies decided.
     pub hits: Arc<HitBook>,
     /// The latest records of decisions.
@@ -113,8 +114,9 @@ impl Context {
     /// agent enforces.
     pub(super) async fn readings(&self) -> Result<Readings, Failure> {
         let mut readings = Readings::default();
-        if let Some(counters) = self.proxy.get() {
+        if let Some((counters, stages)) = self.proxy.get() {
             readings.proxy = counters.snapshot();
+            readings.stages = stages.each().map(|(stage, took)| (stage, took.into())).to_vec();
         }
         let counted = self.read(|kernel| Ok((kernel.counters()?, kernel.flow_fill()?))).await?;
         if self.phase.now() == Phase::Enforcing {
@@ -174,8 +176,9 @@ struct Counted {
 impl Counted {
     fn put(self, readings: &mut Readings) -> Known {
         let Self { readings: counted, known } = self;
-        let proxy = std::mem::take(&mut readings.proxy);
-        *readings = Readings { is_enforcing: true, proxy, ..counted };
+        let (proxy, stages) =
+            (std::mem::take(&mut readings.proxy), std::mem::take(&mut readings.stages));
+        *readings = Readings { is_enforcing: true, proxy, stages, ..counted };
         known
     }
 }
@@ -200,6 +203,12 @@ fn look(view: View<'_>) -> Counted {
         failures: view.failures.len() as u64,
         learned_addresses: learned.address_count() as u64,
         evictions,
+        hooks: BTreeMap::from([
+            ("displaced", view.hooks.displaced),
+            ("detached", view.hooks.detached),
+            ("repaired", view.hooks.repaired),
+        ]),
+        hooks_failing: view.hooks.lacking().count() as u64,
         ..Readings::default()
     };
     let fill = (view.fill)(state.address_count(), learned.address_count());

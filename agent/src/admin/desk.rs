@@ -9,6 +9,7 @@ use namegate_egress_bpf::datapath::{DatapathError, Fill};
 use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
+use crate::hooks::HookReport;
 use crate::state::State;
 
 /// Questions that wait for the state's owner at most.
@@ -27,6 +28,8 @@ pub struct View<'a> {
     pub failures: &'a BTreeSet<String>,
     /// The resolvers that the proxy stands in for, by slot.
     pub resolvers: &'a BTreeMap<u8, IpAddr>,
+    /// How the hooks of the kernel program fare.
+    pub hooks: &'a HookReport,
     /// How full the kernel's maps are, given how many addresses of pods and of names there are.
     pub fill: &'a Filling<'a>,
 }
@@ -101,8 +104,14 @@ mod tests {
 
     fn look(state: &State, question: Question) {
         let (failures, resolvers) = (BTreeSet::new(), BTreeMap::new());
-        let fill = |_, _| Ok(Vec::new());
-        question.answer(View { state, failures: &failures, resolvers: &resolvers, fill: &fill });
+        let (hooks, fill) = (HookReport::default(), |_, _| Ok(Vec::new()));
+        question.answer(View {
+            state,
+            failures: &failures,
+            resolvers: &resolvers,
+            hooks: &hooks,
+            fill: &fill,
+        });
     }
 
     #[tokio::test]

@@ -138,6 +138,12 @@ fn look(view: View<'_>) -> (Vec<std::net::IpAddr>, Vec<Finding>) {
             "tried again every second, and what was in force stays; make room or see the agent's log",
         ));
     }
+    for lacking in view.hooks.lacking() {
+        findings.push(error(
+            format!("the kernel program is not where it belongs: {lacking}"),
+            "find out who attaches programs to the pods' interfaces: `bpftool net`",
+        ));
+    }
     for (identity, trouble) in view.state.table_errors() {
         findings.push(error(
             format!("identity {}: {trouble}", identity.number()),

@@ -91,7 +91,7 @@ pub(super) async fn start(
     )
     .await
     .context("cannot start the DNS proxy")?;
-    let _ = shared.proxy.set(proxy.counters());
+    let _ = shared.proxy.set((proxy.counters(), proxy.stages()));
 
     let earlier = datapath.inherited().iter().chain(datapath.endpoints());
     let inherited: BTreeMap<u32, EndpointRow> =

@@ -291,6 +291,7 @@ impl Agent {
             state: &books.state,
             failures: books.failures(),
             resolvers: &self.proxy_slots,
+            hooks: &self.hooks,
             fill: &|addresses, names| kernel.fill(addresses, names),
         });
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use namegate_dns_proxy::record::{DecisionLog, DecisionRecord, DnsFailure, DnsVerdict};
+use namegate_dns_proxy::stages;
 
 /// Upper bounds of the latency histogram, in microseconds.
 const BOUNDS_US: [u64; 16] = [
@@ -59,6 +60,16 @@ pub struct HistogramReading {
     pub count: u64,
     /// Upper bounds in seconds, each with how many are above the bound before.
     pub buckets: Vec<(f64, u64)>,
+}
+
+impl From<&stages::Histogram> for HistogramReading {
+    fn from(histogram: &stages::Histogram) -> Self {
+        let stages::HistogramReading { buckets, longer, sum } = histogram.reading();
+        let ends = buckets.into_iter().map(|(end, count)| (end.as_secs_f64(), count));
+        let buckets: Vec<(f64, u64)> = ends.chain([(f64::INFINITY, longer)]).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        Self { sum: sum.as_secs_f64(), count, buckets }
+    }
 }
 
 impl Lookups {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use namegate_egress_bpf::abi::Direction;
 use namegate_egress_bpf::datapath::{Counters, Fill};
 
+use super::lookups::HistogramReading;
+
 /// The counts of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Readings {
@@ -17,6 +19,12 @@ pub struct Readings {
     pub fill: Vec<Fill>,
     /// What the proxy counted, by what happened.
     pub proxy: Vec<(&'static str, u64)>,
+    /// How long the stages of a lookup take.
+    pub stages: Vec<(&'static str, HistogramReading)>,
+    /// What happened to the hooks of the kernel program.
+    pub hooks: BTreeMap<&'static str, u64>,
+    /// Interfaces whose hooks are not where they belong.
+    pub hooks_failing: u64,
     /// Endpoints by what is known of them.
     pub endpoints: BTreeMap<&'static str, u64>,
     /// Identities with a policy table.
@@ -80,6 +88,7 @@ pub(super) mod tests {
                 hits: 11,
             }],
             lost: BTreeMap::from([("kernel", 1)]),
+            hooks: BTreeMap::from([("displaced", 1)]),
             ..Readings::default()
         }
     }

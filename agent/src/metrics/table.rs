@@ -36,6 +36,7 @@ names! {
     ENFORCING = "enforcing", "One where everything of the first read is enforced, zero before";
     QUERIES = "dns_queries", "Lookups by verdict, reason and response code";
     DURATION = "dns_query_duration_seconds", "From a lookup's arrival to its answer, by whether the proxy's cache had it";
+    STAGES = "dns_stage_duration_seconds", "Time of a stage of a lookup: gate and policy of one lookup in 64, upstream, learn";
     PROXY = "dns_events", "What happened in the DNS proxy, by event";
     RESOLVERS = "dns_resolvers", "Resolvers that the proxy stands in for";
     LEARNED = "learned_addresses", "Addresses that names opened or that live flows need, all identities together";
@@ -46,6 +47,8 @@ names! {
     IDENTITIES = "identities", "Identities with a policy table";
     POLICIES = "policies", "Policies in force";
     FAILURES = "enforcement_failures", "What cannot be enforced at present and is tried again";
+    HOOKS = "hook_faults", "Hooks of the kernel program that were found displaced or detached, and those put right";
+    HOOKS_FAILING = "hooks_failing", "Interfaces whose hooks are not where they belong";
     REFUSED = "objects_refused", "Objects that were refused, each time that they were read";
     APPLY = "apply_duration_seconds", "Time to compile and write a change of policy, endpoints or addresses";
     MAP_ENTRIES = "map_entries", "Entries of the kernel's maps";
@@ -110,6 +113,25 @@ impl Telling<'_, '_> {
             PROXY,
             readings.proxy.iter().map(|(event, count)| (one("event", event), *count)),
         )?;
+        let mut family = self.encoder.encode_descriptor(
+            STAGES.name,
+            STAGES.help,
+            None,
+            MetricType::Histogram,
+        )?;
+        for (stage, reading) in &readings.stages {
+            family.encode_family(&[("stage", *stage)])?.encode_histogram::<NoLabelSet>(
+                reading.sum,
+                reading.count,
+                &reading.buckets,
+                None,
+            )?;
+        }
+        self.counters(
+            HOOKS,
+            readings.hooks.iter().map(|(event, count)| (one("event", event), *count)),
+        )?;
+        self.gauge(HOOKS_FAILING, readings.hooks_failing)?;
         self.gauge(RESOLVERS, readings.resolvers)?;
         self.gauge(LEARNED, readings.learned_addresses)?;
         self.counters(EVICTIONS, [(Vec::new(), readings.evictions)])?;

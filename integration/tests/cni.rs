@@ -54,7 +54,7 @@ impl Stand {
     fn spawn(&self, more: &[&str]) -> Result<Agent> {
         let (lists, programs) = (self.runtime.lists(), self.runtime.programs());
         let (lists, programs) = (lists.display().to_string(), programs.display().to_string());
-        let own = ["--cni-lists", &lists, "--cni-programs", &programs, "--cni-wait", "4s"];
+        let own = ["--cni-lists", &lists, "--cni-programs", &programs];
         Agent::spawn_in(
             &self.cluster.town.lab,
             &self.cluster.outpost.node,
@@ -201,7 +201,7 @@ fn what_goes_wrong_between_the_steps_leaves_no_pod_open() -> Result<()> {
     let Some(stand) = Stand::new(test)? else { return Ok(()) };
     let folder = stand.cluster.town.lab.file("ipam").display().to_string();
     stand.runtime.write_list("10-lab.conflist", &mk_plugins("ptp", &folder))?;
-    let agent = stand.start(&[])?;
+    let agent = stand.start(&["--cni-wait", "4s"])?;
     let evil = (EVIL.v4, 443);
 
     // The pod's object never comes: the pod does not start, and says why.
@@ -315,7 +315,8 @@ fn no_packet_of_a_burst_of_pods_is_early() -> Result<()> {
     // Without the plugin: what a pod costs, and that an early packet would be seen.
     let (bare, early) = burst(&stand, "bare", pods.min(100), at_once)?;
     assert!(early > 0, "nothing would be seen");
-    let mut agent = stand.start(&[])?;
+    // However slow the machine is: how long it took is said.
+    let mut agent = stand.start(&["--cni-wait", "60s"])?;
     let (chained, early) = burst(&stand, "chained", pods, at_once)?;
     let at = |times: &[Duration], percent: usize| times[(times.len() - 1) * percent / 100];
     println!(

@@ -40,8 +40,10 @@ impl HookReport {
         };
         let mut failing = BTreeMap::new();
         for hook in hooks {
-            self.count(&hook);
-            match datapath.repair_hook(&hook) {
+            let repaired = datapath.repair_hook(&hook);
+            // Told afterwards: who reads it may rely on the hook from then on.
+            self.count(&hook, repaired.is_ok());
+            match repaired {
                 Ok(()) => self.repaired += 1,
                 Err(error) => {
                     failing.insert(hook.ifindex, chain(&error));
@@ -63,7 +65,7 @@ impl HookReport {
         failing.chain(self.unknown.iter().cloned())
     }
 
-    fn count(&mut self, hook: &DisplacedHook) {
+    fn count(&mut self, hook: &DisplacedHook, is_repaired: bool) {
         let (ifindex, direction) = (hook.ifindex, hook.direction.as_str());
         let times = match hook.fault {
             HookFault::Behind { .. } => &mut self.displaced,
@@ -80,13 +82,15 @@ impl HookReport {
                 direction,
                 program,
                 times = *times,
-                "another program was put before the agent's: it decided what is judged; the agent's goes first again"
+                is_repaired,
+                "another program was put before the agent's: until it was put behind, it decided what is judged"
             ),
             HookFault::Missing => tracing::warn!(
                 ifindex,
                 direction,
                 times = *times,
-                "the agent's program was detached: nothing was judged; it is attached again"
+                is_repaired,
+                "the agent's program was detached: until it was attached again, nothing was judged"
             ),
         }
     }

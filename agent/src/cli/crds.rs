@@ -9,10 +9,7 @@ use crate::kubernetes::definitions;
 /// Prints the definitions.
 pub(super) fn run() -> ExitCode {
     match print(&definitions()) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => super::print(text.as_bytes()),
         Err(error) => {
             eprintln!("namegate: the definitions cannot be printed: {error}");
             ExitCode::FAILURE

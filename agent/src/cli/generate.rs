@@ -1,9 +1,8 @@
 //! `namegate completion` and `namegate man`: what shells and man(1) need, from the command line's own
 //! definition.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory};
@@ -27,22 +26,29 @@ pub struct ManArgs {
     directory: Option<PathBuf>,
 }
 
-pub(super) fn completion(args: &CompletionArgs) {
-    clap_complete::generate(args.shell, &mut Cli::command(), "namegate", &mut io::stdout());
+pub(super) fn completion(args: &CompletionArgs) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "namegate", &mut script);
+    super::print(&script)
 }
 
-pub(super) fn man(args: &ManArgs) -> anyhow::Result<()> {
+pub(super) fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
     let command = Cli::command();
-    match &args.directory {
-        None => Ok(clap_mangen::Man::new(command).render(&mut io::stdout())?),
-        Some(directory) => fs::create_dir_all(directory)
-            .and_then(|()| clap_mangen::generate_to(command, directory))
-            .with_context(|| format!("cannot write the pages to {}", directory.display())),
-    }
+    let Some(directory) = &args.directory else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page)?;
+        return Ok(super::print(&page));
+    };
+    clap_mangen::generate_to(command, directory).with_context(|| {
+        format!("cannot write the pages to {}: make the directory first", directory.display())
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -20,7 +20,7 @@ mod table;
 mod told;
 mod why;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -59,7 +59,7 @@ Examples:
       In a pod of the cluster: enforce what its API server says about the pods of this node.
   namegate agent --manifests /etc/namegate --watch --audit-log /var/log/namegate.jsonl
       Enforce the policies of a directory, follow its changes, log every decision.
-  namegate agent --manifests examples/ --audit-log - --detach-on-exit
+  namegate agent --manifests examples/one-machine --audit-log - --detach-on-exit
       Try it out: log to standard output, leave the interfaces as found on Ctrl-C.
   namegate status
       Ask the running agent whether all is well.
@@ -71,11 +71,13 @@ Examples:
       Stop enforcing on this node: detach the programs, remove maps and interface.
 
 Exit codes:
-  0  done; for `agent`: ended by SIGINT or SIGTERM
-  1  `agent`: nothing can be enforced (privileges, kernel, ports, another agent); `check`, `convert`: errors found;
-     `explain`: invalid manifests, or a flow that could not be judged;
-     `uninstall`: something is left behind; `status`: something is wrong; commands that ask an agent:
-     none answers
+  0  done; `agent`: ended by SIGINT or SIGTERM
+  1  `agent`: nothing can be enforced (privileges, kernel, ports)
+     `check`, `convert`: errors found
+     `explain`: invalid manifests, or a flow that could not be judged
+     `suggest`: nothing was seen; `ready`: not ready
+     `status`: something is wrong; `uninstall`: something is left behind
+     commands that ask an agent: none answers
   2  wrong usage: an unknown option, a path that does not exist
   3  `why`: the flow does not go through";
 
@@ -125,7 +127,7 @@ pub enum Command {
     Shared(SharedArgs),
     /// Write the least policies that would allow what the audit log tells
     Suggest(SuggestArgs),
-    /// Print the CustomResourceDefinitions of EgressPolicy and ClusterEgressPolicy
+    /// Print the CustomResourceDefinitions of EgressPolicy, ClusterEgressPolicy and NamegateNode
     Crds,
     /// Print the JSON Schema of what the agent writes
     Schema {
@@ -159,8 +161,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_env_filter(quiet(filter, &cli.log_level))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     match cli.command {
         Command::Agent(args) => {
@@ -183,11 +185,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Observe(args) => report(observe::observe(&args)),
         Command::Why(args) => why::run(&args),
         Command::Drops(args) => report(observe::drops(&args)),
-        Command::Completion(args) => {
-            generate::completion(&args);
-            ExitCode::SUCCESS
-        }
-        Command::Man(args) => report(generate::man(&args)),
+        Command::Completion(args) => generate::completion(&args),
+        Command::Man(args) => match generate::man(&args) {
+            Ok(code) => code,
+            Err(error) => report(Err(error)),
+        },
         Command::Flows(args) => report(lists::flows(&args)),
         Command::Convert(args) => convert::run(&args),
         Command::Shared(args) => report(shared::run(&args)),
@@ -196,10 +198,19 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema { subject } => schema::run(subject),
         Command::Ready { ready_file } => is_ready(&ready_file),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),
-        Command::Version => {
-            println!("namegate {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+        Command::Version => print(concat!("namegate ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
+    }
+}
+
+/// Prints what a command is asked for; a reader that has seen enough is no failure.
+fn print(text: &[u8]) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("namegate: standard output cannot be written: {error}");
+            ExitCode::FAILURE
         }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 

@@ -19,10 +19,7 @@ pub(super) fn run(subject: Subject) -> ExitCode {
         Subject::Audit => audit::schema(),
     };
     match serde_json::to_string_pretty(&schema) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => super::print(format!("{text}\n").as_bytes()),
         Err(error) => {
             eprintln!("namegate: the schema cannot be printed: {error}");
             ExitCode::FAILURE

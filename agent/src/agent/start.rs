@@ -47,6 +47,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<Agent> {
     let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
     let objects = changes.upserts.len();
+    let is_in_cluster = node_name.is_some();
     let reporting = source.report(node_name.clone(), args);
     let refused = changes.problems.iter().filter(|problem| !problem.is_foreign()).count();
     shared.metrics.refused(refused as u64);
@@ -165,7 +166,8 @@ pub(super) async fn start(
     for address in leftovers.into_keys() {
         effects.ipcache.entry(address).or_insert(None);
     }
-    let unknown = if has_problems && !agent_is_first {
+    // In a cluster no refused policy hides a pod, and what no pod's object names is closed.
+    let unknown = if has_problems && !is_in_cluster && !agent_is_first {
         tracing::warn!("endpoints of an earlier agent that no object names stay as they were");
         Unknown::Stay
     } else {

@@ -47,6 +47,8 @@ pub struct Apply<K> {
     /// Tables that no endpoint should name any more.
     stale_tables: BTreeSet<u32>,
     retry: Retry,
+    /// Whose table in force is not the one that names are judged by: the newer one could not be written.
+    behind: BTreeSet<Identity>,
     /// Whether the kernel was told that every address and service is written; `None` where what it was
     /// told last is not known.
     told_complete: Option<bool>,
@@ -117,6 +119,7 @@ impl<K: Kernel> Apply<K> {
             first_class,
             stale_tables: tables,
             retry: Retry::default(),
+            behind: BTreeSet::new(),
             told_complete: None,
         }
     }
@@ -225,8 +228,11 @@ impl<K: Kernel> Apply<K> {
         if unknown == Unknown::Stay {
             return outcome;
         }
-        for ifindex in std::mem::take(&mut self.inherited).into_keys() {
-            if !self.endpoints.contains_key(&ifindex) {
+        let inherited: Vec<u32> = self.inherited.keys().copied().collect();
+        for ifindex in inherited {
+            if self.endpoints.contains_key(&ifindex) {
+                self.inherited.remove(&ifindex);
+            } else if !self.retry.endpoints.contains_key(&ifindex) {
                 self.drop_endpoint(ifindex, &mut outcome);
             }
         }
@@ -258,6 +264,7 @@ impl<K: Kernel> Apply<K> {
         if let Err(error) = self.kernel.install(table, &TableRows::compile(table, &effect.table)) {
             outcome.fail(&what(), &error);
             self.retry.identities.insert(identity);
+            self.behind.insert(identity);
             return;
         }
         let number = identity.number();
@@ -283,8 +290,10 @@ impl<K: Kernel> Apply<K> {
             outcome.failures.push(format!("learned addresses of {}: {error}", what()));
             self.stale_tables.insert(table);
             self.retry.identities.insert(identity);
+            self.behind.insert(identity);
             return;
         }
+        self.behind.remove(&identity);
         let is_unsure = self.identities.get(&identity).is_some_and(|known| known.is_unsure);
         let in_force = InForce { table, policy: Arc::clone(&effect.table), book, is_unsure };
         let old = self.identities.insert(identity, in_force);
@@ -395,6 +404,7 @@ impl<K: Kernel> Apply<K> {
         match written {
             Ok(()) => {
                 outcome.swaps += 1;
+                self.inherited.remove(&ifindex);
                 self.endpoints.insert(ifindex, (spec, row));
             }
             Err(error) => {
@@ -448,6 +458,7 @@ impl<K: Kernel> Apply<K> {
 
     fn retire(&mut self, identity: Identity, outcome: &mut Outcome) {
         self.retry.identities.remove(&identity);
+        self.behind.remove(&identity);
         let Some(mut gone) = self.identities.remove(&identity) else { return };
         let mut writes = NameWrites::default();
         let held: Vec<Address> = gone.book.entries().map(|(address, _)| address).collect();

@@ -57,6 +57,8 @@ impl<K: Kernel> Apply<K> {
             outcome.unwritten.extend(unwritten);
             return false;
         };
+        // The clauses of a newer table have no meaning in the one that is in force.
+        let is_behind = self.behind.contains(&identity);
         let mut writes = NameWrites::default();
         let mut failure = None;
         for (place, rules) in &names {
@@ -65,6 +67,10 @@ impl<K: Kernel> Apply<K> {
                 in_force.book.remove(address, &mut writes);
                 continue;
             };
+            if is_behind {
+                outcome.unwritten.insert((identity, *place));
+                continue;
+            }
             if !in_force.is_unsure && in_force.rules(address) == Some(*rules) {
                 continue;
             }
@@ -77,7 +83,7 @@ impl<K: Kernel> Apply<K> {
         if let Err(error) = self.kernel.write_names(&writes) {
             failure = Some(error.to_string());
         }
-        let Some(error) = failure else { return true };
+        let Some(error) = failure else { return !is_behind };
         in_force.is_unsure = true;
         outcome
             .failures

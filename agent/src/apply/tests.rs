@@ -420,6 +420,51 @@ fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
     assert!(kernel.attached.contains(&LINK));
 }
 
+/// At a take-over old and new tables are there at once, so that one may find no room.
+#[test]
+fn a_take_over_whose_table_finds_no_room_leaves_the_endpoint_as_it_was() {
+    let mut first = mk_apply();
+    first.apply(mk_first());
+    let mut kernel = first.into_kernel();
+    let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
+    let install = kernel.calls + 2;
+    kernel.failing.insert(install);
+    let mut second = Apply::new(kernel, rows.clone(), tables.clone(), 1);
+    let outcome = second.apply(mk_first());
+    assert_eq!(outcome.failures.len(), 2, "the table and the pod: {:?}", outcome.failures);
+    second.finish_take_over(Unknown::Go);
+    assert_eq!(second.kernel().endpoints, rows);
+    assert_eq!(second.kernel().tables, tables);
+    assert!(second.kernel().attached.contains(&LINK));
+
+    second.apply(mk_effects(mk_table(&[])));
+    let kernel = second.into_kernel();
+    assert_ne!(kernel.endpoints[&LINK].table, rows[&LINK].table);
+    assert_eq!(kernel.tables, BTreeSet::from([kernel.endpoints[&LINK].table]));
+}
+
+/// A clause's number means something else in each table.
+#[test]
+fn names_are_not_opened_by_the_clauses_of_a_table_that_is_not_there() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let install = apply.kernel().calls + 1;
+    apply.kernel().failing.insert(install);
+    apply.apply(mk_effects(mk_table(&[])));
+    assert!(apply.needs_retry());
+
+    let place = (identity(), ip("203.0.113.1"));
+    let names = BTreeMap::from([(place, Some(mk_rules(9, &[1])))]);
+    let outcome = apply.apply(Effects { names: names.clone(), ..Effects::default() });
+    assert_eq!(outcome.unwritten, BTreeSet::from([place]));
+    assert_eq!(found(apply.kernel(), "203.0.113.1"), None);
+
+    apply.apply(mk_effects(mk_table(&[])));
+    let outcome = apply.apply(Effects { names, ..Effects::default() });
+    assert_eq!(outcome.unwritten, BTreeSet::new());
+    assert!(found(apply.kernel(), "203.0.113.1").is_some());
+}
+
 /// A pod that is deleted by force leaves processes behind, which may send as long as they run.
 #[test]
 fn a_closed_interface_keeps_its_programs_and_loses_its_row_and_table() {

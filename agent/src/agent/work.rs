@@ -106,15 +106,16 @@ impl Agent {
                 biased;
                 name = signals.next() => return Ok(name),
                 _ = hooks.tick() => Task::Hooks,
-                Some(request) = self.lessons.recv() => Task::Teach(request),
                 Some(changes) = self.changes.recv() => Task::Change(changes),
                 Some(town) = self.towns.recv() => Task::Look(town),
-                Some(question) = self.questions.recv() => Task::Answer(question),
                 Some(demand) = self.demands.recv() => Task::Attach(demand),
                 () = self.shelf.has_earlier_deadline() => continue,
                 () = tokio::time::sleep(due) => Task::Expire,
                 _ = sweep.tick() => Task::Sweep,
                 _ = upkeep.tick() => Task::Upkeep,
+                Some(question) = self.questions.recv() => Task::Answer(question),
+                // Lessons may come without end: whatever comes at its own pace goes first.
+                Some(request) = self.lessons.recv() => Task::Teach(request),
             };
             let mut books = self.shelf.take()?;
             match task {

@@ -30,6 +30,10 @@ impl Claim {
     pub(super) fn is_about(&self, pod: &Pod) -> bool {
         self.uid.is_none() || self.uid == pod.uid
     }
+
+    fn is_told_by(&self, pod: &Pod) -> bool {
+        self.addresses.iter().all(|address| pod.addresses.contains(address))
+    }
 }
 
 impl State {
@@ -39,6 +43,10 @@ impl State {
         let known = self.tables.inventory().pod(pod).filter(|known| claim.is_about(known));
         if known.is_none() {
             return Err("the API server has not told of it yet".to_owned());
+        }
+        if self.tables.inventory().namespace(&pod.namespace).is_none() {
+            // Its labels say which policies select the pod.
+            return Err("the API server has not told of its namespace yet".to_owned());
         }
         let key = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
         let interface = match self.town.pods.get(&key) {
@@ -84,11 +92,12 @@ impl State {
         self.bring_up_to_date(&own, gone.into_keys().collect())
     }
 
-    /// A pod of this node with the addresses that the plugin told, where it has none of its own.
+    /// A pod of this node with the addresses that the plugin told, where its object has them not yet: it
+    /// has none, or those of a sandbox that was there before.
     pub(super) fn with_claim(&self, pod: &Pod) -> Option<Pod> {
         let claim = self.claims.get(&pod.reference)?;
         let is_here = pod.node_name.is_some() && pod.node_name == self.settings.node_name;
-        let is_wanting = pod.addresses.is_empty() && !pod.is_finished && !pod.is_host_network;
+        let is_wanting = !claim.is_told_by(pod) && !pod.is_finished && !pod.is_host_network;
         (is_here && is_wanting && claim.is_about(pod))
             .then(|| Pod { addresses: claim.addresses.iter().copied().collect(), ..pod.clone() })
     }
@@ -98,7 +107,7 @@ impl State {
         let Some(claim) = self.claims.get(pod) else { return };
         let is_needless = match object {
             // Another pod of that name: the claim's own comes, or came and went.
-            Some(object) => claim.is_about(object) && !object.addresses.is_empty(),
+            Some(object) => claim.is_about(object) && claim.is_told_by(object),
             None => {
                 let known = self.tables.inventory().pod(pod);
                 known.is_some_and(|known| claim.is_about(known))

@@ -56,7 +56,7 @@ impl Earlier {
         &self.pins
     }
 
-    fn link_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
+    pub(super) fn link_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
         self.pins.join("links").join(attach::link_name(ifindex, direction))
     }
 

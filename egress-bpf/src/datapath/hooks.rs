@@ -42,6 +42,10 @@ impl Datapath {
         let mut displaced = Vec::new();
         for &ifindex in &self.attached {
             for direction in BOTH {
+                // What another version enforces is left to it until its endpoint is written anew.
+                if self.earlier.iter().any(|from| from.link_path(ifindex, direction).exists()) {
+                    continue;
+                }
                 let programs = query::programs(ifindex, direction)
                     .map_err(|source| DatapathError::Query { ifindex, source })?;
                 let Some(programs) = programs else { continue };

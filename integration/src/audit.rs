@@ -32,9 +32,9 @@ impl AuditLog {
         &self.path
     }
 
-    /// The end of the log as it stands.
+    /// The end of the last whole record: another may be half written.
     pub fn mark(&self) -> Result<Mark> {
-        Ok(Mark(self.text()?.len()))
+        Ok(Mark(self.text()?.rfind('\n').map_or(0, |end| end + 1)))
     }
 
     /// Every whole record after `mark`; a line that is no JSON object is an error.

@@ -10,8 +10,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::gate::Query;
 use crate::learner::TaughtAddress;
+use crate::query::Query;
 use crate::record::{QueryType, Rcode};
 use crate::wire::{self, HEADER, Header, RecordAt};
 

@@ -16,7 +16,7 @@ use namegate_policy::time::Timestamp;
 
 use crate::answer::Answer;
 use crate::config::CacheLimits;
-use crate::gate::Query;
+use crate::query::Query;
 use crate::reply;
 
 /// Octets of bookkeeping that an entry is charged beside its key and message.

@@ -26,6 +26,7 @@ pub mod gate;
 pub mod learner;
 mod limits;
 mod poller;
+pub mod query;
 pub mod record;
 mod reply;
 mod resolve;

@@ -2,7 +2,7 @@
 //! as the pod gets it.
 
 use crate::answer::Answer;
-use crate::gate::Query;
+use crate::query::Query;
 use crate::record::Rcode;
 use crate::wire::{self, HEADER, Header};
 

@@ -2,16 +2,17 @@
 //!
 //! Written by the state's owner alone, one entry at a time; readers take what is there.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use namegate_dns_proxy::clients::{Client, Clients, EndpointLabel, NameRules};
+use namegate_egress_bpf::abi::ServiceKey;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
 use namegate_policy::resource::PodRef;
-use namegate_policy::rule::{Origin, PolicyRef};
+use namegate_policy::rule::{Origin, PolicyRef, ServiceRef};
 use namegate_policy::selector::Labels;
 use namegate_policy::table::{Clause, PolicyTable};
 
@@ -50,6 +51,7 @@ pub struct Registry {
     clients: DashMap<IpAddr, Arc<Client>>,
     endpoints: DashMap<u32, (Arc<KnownPod>, Option<Identity>)>,
     pods: DashMap<IpAddr, Arc<KnownPod>>,
+    service_owners: RwLock<Arc<BTreeMap<ServiceKey, ServiceRef>>>,
     learned: SharedLearned,
     selecting: DashMap<Identity, Arc<[PolicyLabel]>>,
     tables: DashMap<u32, Arc<Behind>>,
@@ -76,6 +78,13 @@ impl Registry {
     /// What identities learned; the state keeps it up to date.
     pub const fn learned(&self) -> &SharedLearned {
         &self.learned
+    }
+
+    /// The Service that takes flows of this IP protocol to an address and port.
+    pub fn service(&self, end: SocketAddr, protocol: u8) -> Option<ServiceRef> {
+        let key = ServiceKey { address: end.ip().into(), port: end.port(), protocol, padding: 0 };
+        let owners = self.service_owners.read().unwrap_or_else(PoisonError::into_inner);
+        owners.get(&key).cloned()
     }
 
     /// The policies that select an identity.
@@ -130,6 +139,10 @@ impl Registry {
                 Some(pod) => self.pods.insert(*address, known(state, pod)),
                 None => self.pods.remove(address).map(|(_, pod)| pod),
             };
+        }
+        if let Some(owners) = &effects.service_owners {
+            let owners = Arc::clone(owners);
+            *self.service_owners.write().unwrap_or_else(PoisonError::into_inner) = owners;
         }
         for (identity, effect) in &effects.tables {
             let clauses = effect.table.egress.iter().chain(&effect.table.ingress);

@@ -167,6 +167,7 @@ fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
             ("db", "forwarded", far),
             ("db", "dropped", near),
         ] {
+            let service = MIXED[usize::from(near.is_ipv6())].to_string();
             let backend = backend.to_string();
             scene.agent.audit.expect(
                 mark,
@@ -175,6 +176,10 @@ fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
                     ("verdict", verdict),
                     ("source.pod", pod),
                     ("destination.address", &backend),
+                    ("service.address", &service),
+                    ("service.port", "8080"),
+                    ("service.namespace", "shop"),
+                    ("service.name", "mixed"),
                 ],
             )?;
         }

@@ -167,6 +167,7 @@ mod tests {
             endpoint: crate::audit::EndpointLabel::default(),
             source: peer("shop", "web", ""),
             destination: peer("data", "db", "db.example"),
+            service: None,
             policy: None,
             policies: vec![PolicyLabel {
                 kind: "EgressPolicy".into(),

@@ -1,7 +1,7 @@
 //! From what was decided to a record: names in the place of numbers.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use namegate_dns_proxy::record::{DecisionRecord, DnsVerdict, Transport as Asked};
@@ -12,7 +12,8 @@ use namegate_policy::rule::Origin;
 
 use super::{
     AnsweredAddress, DnsRecord, EndpointLabel, FlowDirection, FlowRecord, FlowVerdict,
-    LookupVerdict, NotOpenedAddress, Peer, PolicyLabel, Query, Transport, entity, workload,
+    LookupVerdict, NotOpenedAddress, Peer, PolicyLabel, Query, ServiceEnd, Transport, entity,
+    workload,
 };
 use crate::registry::{KnownPod, Registry};
 
@@ -142,10 +143,17 @@ impl Describer {
             endpoint,
             source,
             destination,
+            service: event.service.map(|service| self.service(service, event.protocol)),
             policy,
             policies,
             policies_omitted,
         }
+    }
+
+    fn service(&self, end: SocketAddr, protocol: u8) -> ServiceEnd {
+        let known = self.registry.service(end, protocol);
+        let (namespace, name) = known.map(|known| (known.namespace, known.name)).unzip();
+        ServiceEnd { address: end.ip(), port: end.port(), namespace, name }
     }
 
     fn remote(&self, event: &FlowEvent, identity: Option<Identity>) -> Peer {

@@ -42,7 +42,7 @@ pub use line::{Entry, Line, SCHEMA};
 pub use record::{
     AnsweredAddress, DnsRecord, EndpointLabel, FlowDirection, FlowRecord, FlowVerdict,
     LookupVerdict, LossSource, LostRecord, NotOpenedAddress, Peer, PolicyLabel, Query, Record,
-    SuppressedCounts, SuppressedRecord, Transport, entity,
+    ServiceEnd, SuppressedCounts, SuppressedRecord, Transport, entity,
 };
 pub use schema::schema;
 pub use sink::SyslogAddress;

@@ -172,6 +172,9 @@ pub struct FlowRecord {
     pub source: Peer,
     /// Whom it is opened to: of a flow to a service, the backend.
     pub destination: Peer,
+    /// The service that it was opened to, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceEnd>,
     /// The rule that decided.
     pub policy: Option<PolicyLabel>,
     /// Where several decided together, all of them; where none did, those that select the endpoint.
@@ -180,6 +183,19 @@ pub struct FlowRecord {
     /// How many policies there are besides.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub policies_omitted: u32,
+}
+
+/// The service that an endpoint asked for.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ServiceEnd {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Namespace of the Service with this address.
+    pub namespace: Option<Arc<str>>,
+    /// Name of the Service with this address.
+    pub name: Option<Arc<str>>,
 }
 
 /// One end of a flow.

@@ -66,6 +66,7 @@ pub(super) fn mk_flow(verdict: FlowVerdict, policy: Option<PolicyLabel>) -> Reco
             names: vec!["api.example.com".into()],
             ..Peer::default()
         },
+        service: None,
         policy,
         policies: Vec::new(),
         policies_omitted: 0,

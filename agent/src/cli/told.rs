@@ -1,11 +1,13 @@
 //! A record of a decision in words.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
 use crate::audit::{
     DnsRecord, EndpointLabel, FlowRecord, FlowVerdict, LookupVerdict, Peer, PolicyLabel, Record,
+    ServiceEnd,
 };
 
 /// What a record says, without when.
@@ -91,7 +93,20 @@ fn of_flow(flow: &FlowRecord) -> Told {
         let _ = write!(whom, ":{}", flow.destination.port);
     }
     let _ = write!(whom, "/{}", flow.protocol);
+    if let Some(service) = &flow.service {
+        let _ = write!(whom, " for {}", through(service));
+    }
     Told { who: end(&flow.source), whom, verdict, why }
+}
+
+/// The service that was asked for: its name and port, or its address where nobody's is known.
+fn through(service: &ServiceEnd) -> String {
+    match (&service.namespace, &service.name) {
+        (Some(namespace), Some(name)) => {
+            format!("service {namespace}/{name}:{}", service.port)
+        }
+        _ => format!("service {}", SocketAddr::new(service.address, service.port)),
+    }
 }
 
 /// A pod, a name with its address, or what is known.

@@ -9,6 +9,7 @@ use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
 use namegate_policy::resource::PodRef;
+use namegate_policy::rule::ServiceRef;
 use namegate_policy::table::PolicyTable;
 use namegate_policy::time::Timestamp;
 
@@ -34,6 +35,8 @@ pub struct Effects {
     pub names: BTreeMap<Place, Option<NameRules>>,
     /// The services that the kernel translates, all of them, where they changed.
     pub services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
+    /// Whose they are, all of them, where that changed.
+    pub service_owners: Option<Arc<BTreeMap<ServiceKey, ServiceRef>>>,
     /// The resolvers by slot, where they changed.
     pub resolvers: Option<BTreeMap<u8, IpAddr>>,
     /// The pods to look for, where they changed.
@@ -117,6 +120,7 @@ impl Effects {
         self.endpoints.extend(later.endpoints);
         self.names.extend(later.names);
         self.services = later.services.or(self.services.take());
+        self.service_owners = later.service_owners.or(self.service_owners.take());
         self.resolvers = later.resolvers.or(self.resolvers.take());
         self.wanted = later.wanted.or(self.wanted.take());
         self.notices.extend(later.notices);

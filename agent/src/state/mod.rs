@@ -30,6 +30,7 @@ use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
 use namegate_policy::pattern::PatternSeed;
 use namegate_policy::resource::{Pod, PodRef};
+use namegate_policy::rule::ServiceRef;
 use namegate_policy::table::{PolicyTable, Tables};
 use namegate_policy::time::Timestamp;
 
@@ -148,6 +149,7 @@ pub struct State {
     claims: BTreeMap<PodRef, Claim>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
+    service_owners: Arc<BTreeMap<ServiceKey, ServiceRef>>,
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
@@ -170,6 +172,7 @@ impl State {
             claims: BTreeMap::new(),
             ipcache: BTreeMap::new(),
             services: Arc::default(),
+            service_owners: Arc::default(),
             wanted: Arc::default(),
             slots: Slots::default(),
             troubles: BTreeSet::new(),

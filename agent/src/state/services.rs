@@ -8,7 +8,7 @@ use namegate_egress_bpf::abi::{Backend, ServiceKey};
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_egress_bpf::packet::protocol;
 use namegate_policy::resource::{Service, ServicePort};
-use namegate_policy::rule::Protocol;
+use namegate_policy::rule::{Protocol, ServiceRef};
 
 use super::{Effects, State};
 
@@ -25,6 +25,7 @@ impl State {
     pub(super) fn update_services(&mut self, effects: &mut Effects) {
         let own = self.local_addresses();
         let mut services = BTreeMap::new();
+        let mut owners: BTreeMap<ServiceKey, ServiceRef> = BTreeMap::new();
         for service in self.tables.inventory().services() {
             for port in &service.ports {
                 let Some(number) = number(port.protocol) else { continue };
@@ -48,7 +49,10 @@ impl State {
                         protocol: number,
                         padding: 0,
                     };
-                    services.entry(key).or_insert_with(|| entry(address, backends));
+                    services.entry(key).or_insert_with(|| {
+                        owners.insert(key, service.reference.clone());
+                        entry(address, backends)
+                    });
                 };
                 let inner = if service.is_internal_local { &served.local } else { &served.all };
                 for address in &service.cluster_addresses {
@@ -72,6 +76,10 @@ impl State {
         if *self.services != services {
             self.services = Arc::new(services);
             effects.services = Some(Arc::clone(&self.services));
+        }
+        if *self.service_owners != owners {
+            self.service_owners = Arc::new(owners);
+            effects.service_owners = Some(Arc::clone(&self.service_owners));
         }
     }
 

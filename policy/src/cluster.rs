@@ -470,7 +470,7 @@ fn names_anything(rules: &[Rule]) -> bool {
 }
 
 fn not_one_of(path: String, value: &str, expected: &'static str) -> FieldError {
-    FieldError::new(path, Problem::NotOneOf { value: value.to_owned(), expected })
+    FieldError::new(path, Problem::NotOneOf { value: value.to_owned(), expected: expected.into() })
 }
 
 fn check_length<T>(path: String, list: &[T]) -> Result<(), FieldError> {

@@ -76,7 +76,7 @@ pub(crate) fn requirement(
         "Exists" => (Condition::Exists, false),
         "DoesNotExist" => (Condition::DoesNotExist, false),
         other => {
-            let expected = "In, NotIn, Exists or DoesNotExist";
+            let expected = "In, NotIn, Exists or DoesNotExist".into();
             let problem = Problem::NotOneOf { value: other.to_owned(), expected };
             return Err(FieldError::new(place.field("operator"), problem));
         }

@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod learned;
 pub mod limits;
+mod misspelt;
 pub mod name;
 pub mod note;
 pub mod object;

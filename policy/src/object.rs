@@ -11,6 +11,7 @@ use crate::cilium;
 use crate::cluster;
 use crate::field::Place;
 use crate::kubernetes;
+use crate::misspelt::{self, Step};
 use crate::problem::{FieldError, Problem, Shown, similar_kind};
 use crate::resource::{CidrGroup, EndpointSlice, Namespace, Node, Pod, Service};
 use crate::rule::{Policy, PolicyKind};
@@ -292,15 +293,15 @@ fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let result = serde_ignored::deserialize(tracked, |path| {
-        let path = render(&path);
-        if path != "status" && unknown.is_none() {
-            unknown = Some(path);
+        let steps = misspelt::steps(&path);
+        if steps != [Step::Field("status".to_owned())] && unknown.is_none() {
+            unknown = Some(steps);
         }
     });
     match (result, unknown) {
-        (_, Some(field)) => {
-            let suggestion = crate::problem::similar_field(&field);
-            Err(FieldError::new(field, Problem::UnknownField { suggestion }))
+        (_, Some(steps)) => {
+            let suggestion = misspelt::similar_field::<T>(&steps);
+            Err(FieldError::new(misspelt::path(&steps), Problem::UnknownField { suggestion }))
         }
         (Err(error), None) => Err(shape(&serde_path_to_error::Error::new(track.path(), error))),
         (Ok(read), None) => Ok(read),
@@ -310,21 +311,14 @@ fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
 fn shape(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let path = error.path().to_string();
     let field = if path == "." { String::new() } else { path };
-    FieldError::new(field, Problem::Shape { message: error.inner().to_string() })
-}
-
-fn render(path: &serde_ignored::Path<'_>) -> String {
-    match path {
-        serde_ignored::Path::Root => String::new(),
-        serde_ignored::Path::Seq { parent, index } => format!("{}[{index}]", render(parent)),
-        serde_ignored::Path::Map { parent, key } => {
-            let parent = render(parent);
-            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+    let message = error.inner().to_string();
+    let problem = match misspelt::unknown_variant(&message) {
+        Some((value, expected)) => {
+            Problem::NotOneOf { value: value.to_owned(), expected: expected.into() }
         }
-        serde_ignored::Path::Some { parent }
-        | serde_ignored::Path::NewtypeStruct { parent }
-        | serde_ignored::Path::NewtypeVariant { parent } => render(parent),
-    }
+        None => Problem::Shape { message },
+    };
+    FieldError::new(field, problem)
 }
 
 #[cfg(test)]
@@ -411,8 +405,28 @@ mod tests {
             ),
             (
                 mk_egress_policy(json!({"mode": "Enforced"})),
-                "EgressPolicy shop/p: spec.mode: unknown variant `Enforced`, expected `Enforce` or \
-                 `Audit`",
+                "EgressPolicy shop/p: spec.mode: `Enforced` is not a value of this field (did you \
+                 mean `Enforce`?)",
+            ),
+            (
+                mk_egress_policy(json!({"mode": "Permissive"})),
+                "EgressPolicy shop/p: spec.mode: `Permissive` is not a value of this field (write \
+                 Enforce or Audit)",
+            ),
+            (
+                to(json!({"fqdn": "192.0.2.4"})),
+                "EgressPolicy shop/p: spec.egress[0].to[0].fqdn: 192.0.2.4 is no name but an \
+                 address, and nothing looks it up (write cidr: 192.0.2.4/32)",
+            ),
+            (
+                to(json!({"fqdn": "2001:db8::1"})),
+                "EgressPolicy shop/p: spec.egress[0].to[0].fqdn: 2001:db8::1 is no name but an \
+                 address, and nothing looks it up (write cidr: 2001:db8::1/128)",
+            ),
+            (
+                to(json!({"fqdn": "10.0.0.0/8"})),
+                "EgressPolicy shop/p: spec.egress[0].to[0].fqdn: 10.0.0.0/8 is no name but an \
+                 address, and nothing looks it up (write cidr: 10.0.0.0/8)",
             ),
             (
                 mk_network_policy(json!({"podSelectr": {}})),
@@ -422,7 +436,7 @@ mod tests {
             (
                 mk_network_policy(json!({"policyTypes": ["egress"]})),
                 "NetworkPolicy shop/p: spec.policyTypes[0]: `egress` is not a value of this field \
-                 (write Ingress or Egress)",
+                 (did you mean `Egress`?)",
             ),
             (
                 mk_network_policy(json!({"ingress": [{"from": [{}]}]})),

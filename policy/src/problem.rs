@@ -1,9 +1,12 @@
 //! What can be wrong with a field of an object, in words for whoever wrote it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use ipnet::IpNet;
 
+pub use crate::misspelt::distance;
+use crate::misspelt::nearest;
 use crate::pattern::PatternError;
 
 /// A problem and the path of the field that has it, such as `spec.egress[0].to[1].fqdn`.
@@ -58,8 +61,14 @@ pub enum Problem {
     NotOneOf {
         /// As written.
         value: String,
-        /// What it takes.
-        expected: &'static str,
+        /// What it takes: values, commas between them and `or` before the last.
+        expected: Cow<'static, str>,
+    },
+    /// An address or a prefix where a name belongs.
+    #[error("{net} is no name but an address, and nothing looks it up", net = bare(net))]
+    AddressAsName {
+        /// As a prefix.
+        net: IpNet,
     },
     /// Text that is no domain pattern.
     #[error(transparent)]
@@ -217,6 +226,11 @@ pub enum Problem {
     },
 }
 
+/// A prefix of one address as that address.
+fn bare(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}
+
 /// Text of an object in a message: on one line, without control characters, and not endless.
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
@@ -252,10 +266,21 @@ impl Problem {
             },
             Self::Missing => "add it".to_owned(),
             Self::UnknownField { suggestion: Some(name) } => format!("did you mean `{name}`?"),
-            Self::UnknownField { suggestion: None } => "remove it".to_owned(),
-            Self::NotOneOf { expected, .. } | Self::EmptyPeer { expected } => {
-                format!("write {expected}")
+            Self::UnknownField { suggestion: None } => {
+                "remove it, or move it to where it belongs".to_owned()
             }
+            Self::NotOneOf { value, expected } => {
+                let values = expected
+                    .split(", ")
+                    .flat_map(|part| part.split(" or "))
+                    .filter(|one| !one.contains(' '));
+                match nearest(value, values) {
+                    Some(value) => format!("did you mean `{value}`?"),
+                    None => format!("write {expected}"),
+                }
+            }
+            Self::EmptyPeer { expected } => format!("write {expected}"),
+            Self::AddressAsName { net } => format!("write cidr: {net}"),
             Self::NotACidr { text } => match text.parse::<std::net::IpAddr>() {
                 Ok(address) => format!("write {}", IpNet::from(address)),
                 Err(_) => "write a prefix such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
@@ -309,94 +334,6 @@ impl Problem {
     }
 }
 
-/// Every field that a policy of some dialect has.
-const FIELDS: &[&str] = &[
-    "action",
-    "allowPrivate",
-    "apiVersion",
-    "cidr",
-    "deny",
-    "destinationNamedPort",
-    "destinationPort",
-    "domainNames",
-    "dns",
-    "egress",
-    "endPort",
-    "entity",
-    "except",
-    "filter",
-    "fqdn",
-    "from",
-    "ingress",
-    "ipBlock",
-    "key",
-    "kind",
-    "matchExpressions",
-    "matchLabels",
-    "metadata",
-    "mode",
-    "name",
-    "namespace",
-    "namespaceSelector",
-    "operator",
-    "podSelector",
-    "policyTypes",
-    "port",
-    "ports",
-    "priority",
-    "protocol",
-    "refuseWith",
-    "service",
-    "spec",
-    "tier",
-    "to",
-    "namespaces",
-    "networks",
-    "nodes",
-    "number",
-    "pods",
-    "protocols",
-    "range",
-    "start",
-    "end",
-    "subject",
-    "tcp",
-    "udp",
-    "sctp",
-    "values",
-    "authentication",
-    "cidrGroupRef",
-    "cidrGroupSelector",
-    "egressDeny",
-    "enableDefaultDeny",
-    "endpointSelector",
-    "externalCIDRs",
-    "family",
-    "fields",
-    "fromCIDR",
-    "fromCIDRSet",
-    "fromEndpoints",
-    "fromEntities",
-    "icmps",
-    "ingressDeny",
-    "k8sService",
-    "k8sServiceSelector",
-    "matchName",
-    "matchPattern",
-    "rules",
-    "selector",
-    "serviceName",
-    "specs",
-    "toCIDR",
-    "toCIDRSet",
-    "toEndpoints",
-    "toEntities",
-    "toFQDNs",
-    "toPorts",
-    "toServices",
-    "type",
-];
-
 /// Every kind that is read, with its apiVersion.
 const KINDS: &[(&str, &str)] = &[
     ("namegate.dev/v1alpha1", "EgressPolicy"),
@@ -429,65 +366,4 @@ pub(crate) fn similar_kind(
         .filter(|&(distance, ..)| distance <= tolerance)
         .min()
         .map(|(_, version, kind)| (version, kind))
-}
-
-/// The field of a policy that the last part of `path` was most likely meant to be.
-pub(crate) fn similar_field(path: &str) -> Option<&'static str> {
-    let written = path.rsplit('.').next()?;
-    let tolerance = (written.len() / 2).clamp(1, 3);
-    FIELDS
-        .iter()
-        .map(|&field| (distance(&written.to_lowercase(), &field.to_lowercase()), field))
-        .filter(|&(distance, _)| distance <= tolerance)
-        .min()
-        .map(|(_, field)| field)
-}
-
-/// The one of `known` that `written` was most likely meant to be.
-pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let tolerance = (written.len() / 3).clamp(1, 3);
-    known
-        .filter(|one| one.len() <= 64)
-        .map(|one| (distance(written, one), one))
-        .filter(|&(distance, _)| distance <= tolerance)
-        .min()
-        .map(|(_, one)| one)
-}
-
-/// How many letters must be added, removed or replaced to make one word of the other.
-pub fn distance(one: &str, two: &str) -> usize {
-    // Longer words than any field are nobody's typing error.
-    if one.len() > 64 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=two.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in two.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[two.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_field_is_recognised() {
-        for (path, expected) in [
-            ("spec.podSelectr", Some("podSelector")),
-            ("spec.egres[0].ports[0].protcol", Some("protocol")),
-            ("spec.PodSelector", Some("podSelector")),
-            ("spec.egress[0].to[0].fdqn", Some("fqdn")),
-            ("spec.egress[0].to[0].somethingElse", None),
-            ("spec.egress[0].endport", Some("endPort")),
-        ] {
-            assert_eq!(similar_field(path), expected, "{path}");
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! From what was written to the normal form.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
@@ -276,6 +278,10 @@ fn fqdn(
 ) -> Result<rule::FqdnPeer, FieldError> {
     if action == rule::Action::Deny {
         return Err(FieldError::new(place.field("fqdn"), Problem::DenyByName));
+    }
+    let as_address = text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok());
+    if let Some(net) = as_address {
+        return Err(FieldError::new(place.field("fqdn"), Problem::AddressAsName { net }));
     }
     let parse = |path: String, text: &str| {
         DomainPattern::parse(text).map_err(|error| FieldError::new(path, error))

@@ -50,7 +50,8 @@ pub(super) fn message(path: &str, written: &IcmpField) -> Result<PortMatch, Fiel
         None | Some("IPv4") => (Protocol::Icmp, &TYPES),
         Some("IPv6") => (Protocol::Icmpv6, &TYPES_V6),
         Some(other) => {
-            let problem = Problem::NotOneOf { value: other.to_owned(), expected: "IPv4 or IPv6" };
+            let problem =
+                Problem::NotOneOf { value: other.to_owned(), expected: "IPv4 or IPv6".into() };
             return Err(FieldError::new(place.field("family"), problem));
         }
     };
@@ -65,7 +66,7 @@ pub(super) fn message(path: &str, written: &IcmpField) -> Result<PortMatch, Fiel
         let expected = "a number from 0 to 255, or a name such as EchoRequest";
         return Err(FieldError::new(
             place.field("type"),
-            Problem::NotOneOf { value: text, expected },
+            Problem::NotOneOf { value: text, expected: expected.into() },
         ));
     };
     let ports = PortSet::Range(PortRange::single(u16::from(number)));

@@ -201,7 +201,7 @@ pub(super) fn entity(path: &str, text: &str) -> Result<&'static [Entity], FieldE
         other => {
             let expected = "all, world, world-ipv4, world-ipv6, cluster, host, remote-node, \
                             kube-apiserver, init, unmanaged or none";
-            let problem = Problem::NotOneOf { value: other.to_owned(), expected };
+            let problem = Problem::NotOneOf { value: other.to_owned(), expected: expected.into() };
             return Err(FieldError::new(path, problem));
         }
     })

@@ -223,7 +223,7 @@ fn port(path: &str, written: &Port) -> Result<Vec<PortMatch>, FieldError> {
         }
         Some(other) => {
             let expected = "TCP, UDP, SCTP or ANY";
-            let problem = Problem::NotOneOf { value: other.to_owned(), expected };
+            let problem = Problem::NotOneOf { value: other.to_owned(), expected: expected.into() };
             return Err(FieldError::new(place.field("protocol"), problem));
         }
     };

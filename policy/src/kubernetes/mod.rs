@@ -190,7 +190,7 @@ pub(crate) fn protocol(path: &str, written: Option<&str>) -> Result<Protocol, Fi
         Some("SCTP") => Ok(Protocol::Sctp),
         Some(other) => {
             let problem =
-                Problem::NotOneOf { value: other.to_owned(), expected: "TCP, UDP or SCTP" };
+                Problem::NotOneOf { value: other.to_owned(), expected: "TCP, UDP or SCTP".into() };
             Err(FieldError::new(path, problem))
         }
     }

@@ -77,7 +77,7 @@ fn isolation(spec: &NetworkPolicySpec) -> Result<Isolation, FieldError> {
             "Egress" => isolates.egress = true,
             other => {
                 let value = other.to_owned();
-                let problem = Problem::NotOneOf { value, expected: "Ingress or Egress" };
+                let problem = Problem::NotOneOf { value, expected: "Ingress or Egress".into() };
                 return Err(FieldError::new(format!("spec.policyTypes[{index}]"), problem));
             }
         }

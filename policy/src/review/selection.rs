@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Code, Finding, Part, Place, Report, Review, by_labels};
 use crate::identity::WorkloadLabels;
-use crate::problem::nearest;
+use crate::misspelt::nearest;
 use crate::resource::NAMESPACE_NAME_LABEL;
 use crate::rule::{Namespaces, Policy, Workloads};
 use crate::selector::{Condition, Requirement, Selector};

@@ -33,7 +33,9 @@ impl Folder {
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        fs::write(self.0.join(name), text).unwrap();
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
     }
 }
 
@@ -235,6 +237,9 @@ fn exit_codes_say_how_it_went() {
     folder.write("good.yaml", GOOD);
     folder.write("warn.yaml", policy("warn", "  egress: [{to: [{fqdn: \"*\"}]}]\n"));
     folder.write("bad.yaml", policy("bad", "  egres: []\n"));
+    folder.write("empty/readme.txt", "no manifest\n");
+    folder
+        .write("foreign/app.yaml", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}");
     for (arguments, expected) in [
         (&["check", "good.yaml"][..], 0),
         (&["check", "warn.yaml"], 0),
@@ -242,6 +247,11 @@ fn exit_codes_say_how_it_went() {
         (&["check", "bad.yaml"], 1),
         (&["check", "gone.yaml"], 2),
         (&["check"], 2),
+        (&["check", "empty"], 1),
+        (&["check", "-"], 1),
+        (&["check", "foreign"], 0),
+        (&["check", "--strict", "foreign"], 1),
+        (&["check", "foreign", "good.yaml"], 0),
         (&["check", "--pod-cidr", "x", "."], 2),
         (&["convert", "good.yaml"], 0),
         (&["convert", "bad.yaml"], 1),

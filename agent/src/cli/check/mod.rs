@@ -29,7 +29,8 @@ Examples:
   namegate check -o json policies/ | jq -r '.problems[] | \"\\(.file):\\(.line) \\(.code)\"'
       For programs. `-o github` writes annotations of a workflow.
 
-Exit codes: 0 no errors, 1 errors found, 2 wrong usage or a path that does not exist.
+Exit codes: 0 no errors, 1 errors found, or no object at all in what was given, 2 wrong usage or a path
+that does not exist.
 Warnings and hints do not change the exit code; with --strict, warnings are errors.
 Objects of kinds that namegate does not act on are passed over.
 docs/check.md lists the codes.")]
@@ -74,7 +75,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut report = Report::of(&directory, &args.pod_cidr, &args.cluster_domain);
+    let mut report = Report::of(&directory, args);
     if args.strict {
         report.harden();
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use ipnet::IpNet;
 use namegate_policy::name::DnsName;
@@ -10,6 +11,7 @@ use namegate_policy::review::{self, Finding, Review};
 use namegate_policy::rule::PolicyRef;
 use serde::Serialize;
 
+use super::CheckArgs;
 use crate::cli::located::{Located, each_policy};
 use crate::source::{Directory, Problem, ProblemKind, plain};
 
@@ -60,9 +62,16 @@ impl fmt::Display for Severity {
 }
 
 impl Report {
-    pub(super) fn of(directory: &Directory, pod_ranges: &[IpNet], domain: &DnsName) -> Self {
+    pub(super) fn of(directory: &Directory, args: &CheckArgs) -> Self {
+        let CheckArgs { paths, pod_cidr, cluster_domain, .. } = args;
         let mut problems: Vec<Told> = directory.problems().map(told).collect();
-        problems.extend(review(directory, pod_ranges, domain).into_iter().map(said));
+        problems.extend(review(directory, pod_cidr, cluster_domain).into_iter().map(said));
+        if problems.iter().all(|told| told.severity == Severity::Foreign)
+            && directory.object_count() == 0
+        {
+            let is_empty = problems.is_empty();
+            problems.extend(paths.iter().map(|path| nothing_read(path, is_empty)));
+        }
         problems.sort();
         let mut report = Self {
             files: directory.file_count(),
@@ -149,6 +158,31 @@ impl Report {
             writeln!(out, ",title={}::{text}", property(told.code))?;
         }
         writeln!(out, "{}", self.summary())
+    }
+}
+
+/// An empty pipe is what a command that failed leaves behind, and a directory without manifests a name
+/// that is wrong: neither is a good set of policies. Objects of other kinds may be all there is.
+fn nothing_read(path: &Path, is_empty: bool) -> Told {
+    let (severity, message) = if is_empty {
+        (Severity::Error, "there is no object in it")
+    } else {
+        (Severity::Warning, "there is no object in it that namegate acts on")
+    };
+    let advice = if path.as_os_str() == "-" {
+        "look at what the command before the pipe says"
+    } else {
+        "name a file, or a directory that holds *.yaml, *.yml or *.json"
+    };
+    Told {
+        file: plain(&path.display().to_string()),
+        line: None,
+        severity,
+        code: "nothing-read",
+        object: None,
+        field: None,
+        message: message.to_owned(),
+        advice: Some(advice.to_owned()),
     }
 }
 

@@ -256,7 +256,7 @@ fn exit_codes_say_how_it_went() {
         (&["convert", "good.yaml"], 0),
         (&["convert", "bad.yaml"], 1),
         (&["convert", "gone.yaml"], 2),
-        (&["convert", "--output", "gone", "good.yaml"], 2),
+        (&["convert", "--directory", "gone", "good.yaml"], 2),
     ] {
         assert_eq!(namegate(arguments, &folder).status.code(), Some(expected), "{arguments:?}");
     }
@@ -292,7 +292,7 @@ fn what_is_converted_passes_the_check() {
          - ports: [{port: \"443\", protocol: TCP}]\n",
     );
     fs::create_dir(folder.0.join("out")).unwrap();
-    let output = namegate(&["convert", "--output", "out", "cilium.yaml"], &folder);
+    let output = namegate(&["convert", "--directory", "out", "cilium.yaml"], &folder);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("cilium.yaml:9: ") && told.contains("wider"), "{told}");
@@ -300,6 +300,6 @@ fn what_is_converted_passes_the_check() {
     assert!(text.contains("# wider: spec.egress[0].toFQDNs[1].matchPattern"), "{text}");
     let checked = namegate(&["check", "--strict", "out"], &folder);
     assert_eq!(checked.status.code(), Some(0), "{text}\n{checked:?}");
-    let again = namegate(&["convert", "--output", "out", "cilium.yaml"], &folder);
+    let again = namegate(&["convert", "--directory", "out", "cilium.yaml"], &folder);
     assert_eq!(again.status.code(), Some(1), "a file that is there is not written over");
 }

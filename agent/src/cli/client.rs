@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,6 +57,12 @@ pub enum ClientError {
     )]
     NoAgent {
         /// The socket.
+        socket: PathBuf,
+    },
+    /// Something else has the socket's name.
+    #[error("{socket} is no socket: name the one of the agent, {DEFAULT_SOCKET} unless it was started with another --socket", socket = socket.display())]
+    NoSocket {
+        /// What is there.
         socket: PathBuf,
     },
     /// The agent that made the socket has crashed.
@@ -203,6 +210,8 @@ fn unreachable(socket: &Path, source: io::Error) -> ClientError {
     let (kind, socket) = (source.kind(), socket.to_owned());
     if kind == io::ErrorKind::NotFound {
         ClientError::NoAgent { socket }
+    } else if socket.metadata().is_ok_and(|found| !found.file_type().is_socket()) {
+        ClientError::NoSocket { socket }
     } else if kind == io::ErrorKind::ConnectionRefused {
         ClientError::Gone { socket }
     } else if kind == io::ErrorKind::PermissionDenied {

@@ -22,7 +22,7 @@ Examples:
   namegate convert cilium/ > egress-policies.yaml
       One EgressPolicy for each Cilium policy with toFQDNs; warnings go to standard error, and above
       each policy as comments.
-  kubectl get cnp -A -o yaml | namegate convert --output converted/ -
+  kubectl get cnp -A -o yaml | namegate convert --directory converted/ -
       From a cluster, into a file each.
   namegate convert cilium/ | namegate check -
       What a reviewer would say about the result.
@@ -37,7 +37,7 @@ pub struct ConvertArgs {
     pub paths: Vec<PathBuf>,
     /// Write a file for each policy into this directory, which must be there
     #[arg(long, value_name = "DIR")]
-    pub output: Option<PathBuf>,
+    pub directory: Option<PathBuf>,
     /// The cluster's domain
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = check::domain)]
     pub cluster_domain: DnsName,
@@ -54,8 +54,8 @@ pub(super) fn run(args: &ConvertArgs) -> ExitCode {
         eprintln!("namegate: {message}");
         ExitCode::from(2)
     };
-    if let Some(output) = args.output.as_deref().filter(|output| !output.is_dir()) {
-        return usage(format!("--output {}: not a directory; make it first", output.display()));
+    if let Some(missing) = args.directory.as_deref().filter(|path| !path.is_dir()) {
+        return usage(format!("--directory {}: not a directory; make it first", missing.display()));
     }
     let directory = match check::read(&args.paths) {
         Ok(directory) => directory,
@@ -65,7 +65,7 @@ pub(super) fn run(args: &ConvertArgs) -> ExitCode {
     let said = say(&directory, &args.cluster_domain);
     let is_converted = !said.iter().any(|one| matches!(one.said.1, Said::Impossible(_)));
     let documents = documents(said);
-    match write(args.output.as_deref(), &documents) {
+    match write(args.directory.as_deref(), &documents) {
         Ok(()) if is_whole && is_converted => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

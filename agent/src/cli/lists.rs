@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::{AskArgs, Client, Format};
+use super::subject;
 use super::table::{Cell, Table, Tone, print};
 use crate::admin::{EndpointItem, FlowItem, IdentityItem, NameItem, PolicyItem};
 
@@ -26,7 +27,7 @@ pub struct PodArgs {
     #[command(flatten)]
     ask: AskArgs,
     /// Only of this pod
-    #[arg(long, value_name = "NAMESPACE/POD")]
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = subject::pod)]
     pod: Option<String>,
 }
 

@@ -15,6 +15,7 @@ mod observe;
 mod schema;
 mod shared;
 mod status;
+mod subject;
 mod suggest;
 mod table;
 mod told;

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use super::client::{AskArgs, Client, Format};
 use super::duration;
 use super::lists::{ascii, json, path};
+use super::subject;
 use super::table::{Cell, Screen, Table, Tone, print};
 use super::told::{Told, told};
 use crate::admin::VERDICTS;
@@ -36,8 +38,8 @@ pub struct DropsArgs {
     #[command(flatten)]
     sieve: SieveArgs,
     /// How many kinds of refusals to list, the most frequent first
-    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
-    top: usize,
+    #[arg(long, value_name = "NUMBER", default_value = "10")]
+    top: NonZeroUsize,
 }
 
 /// Which records.
@@ -50,7 +52,7 @@ pub struct SieveArgs {
     #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = VERDICTS)]
     verdict: Vec<String>,
     /// Only about this pod, at either end; `NAMESPACE/` for any of a namespace
-    #[arg(long, value_name = "NAMESPACE/POD")]
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = subject::pod_or_namespace)]
     pod: Option<String>,
     /// Only names that contain this
     #[arg(long, value_name = "TEXT")]
@@ -150,7 +152,7 @@ pub(super) fn drops(args: &DropsArgs) -> anyhow::Result<()> {
     let mut refusals: Vec<Refusal> =
         kinds.into_iter().map(|(told, (count, last))| Refusal { count, last, told }).collect();
     refusals.sort_by_key(|refusal| Reverse(refusal.count));
-    refusals.truncate(args.top);
+    refusals.truncate(args.top.get());
     if args.ask.output == Format::Json {
         return json(&refusals);
     }

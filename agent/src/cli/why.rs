@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::{AskArgs, Client, Format};
 use super::lists::{duration, json, path};
+use super::subject;
 use super::table::{Screen, Tone, print, printable};
 use crate::admin::{EndReport, TargetReport, WhyReport};
 
@@ -14,13 +15,13 @@ use crate::admin::{EndReport, TargetReport, WhyReport};
 #[derive(Debug, Args)]
 pub struct WhyArgs {
     /// The pod that opens the flow
-    #[arg(value_name = "NAMESPACE/POD")]
+    #[arg(value_name = "NAMESPACE/POD", value_parser = subject::pod)]
     pod: String,
     /// Whom to
     #[arg(value_name = "NAME|ADDRESS")]
     to: String,
     /// The port there
-    #[arg(default_value_t = 443)]
+    #[arg(default_value_t = 443, value_parser = subject::port)]
     port: u16,
     /// The protocol
     #[arg(long, value_enum, default_value = "tcp")]

@@ -21,6 +21,7 @@ use namegate_policy::name::DnsName;
 use namegate_policy::object::Object;
 use namegate_policy::opening::{ClusterRanges, RebindingGuard};
 use namegate_policy::oracle::Circumstances;
+use namegate_policy::problem::distance;
 use namegate_policy::rule::Protocol;
 use serde::Serialize;
 
@@ -134,6 +135,9 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Ok(circumstances) => circumstances,
         Err(complaint) => return misused(&complaint),
     };
+    if let Some(complaint) = unasked(args) {
+        return misused(&complaint);
+    }
     let directory = match check::read(&args.manifests) {
         Ok(directory) => directory,
         Err(complaint) => return misused(&format!("--manifests {complaint}")),
@@ -240,6 +244,22 @@ fn circumstances(args: &ExplainArgs) -> Result<Circumstances, String> {
         },
         ..Circumstances::default()
     })
+}
+
+/// What is wrong where the name has no answer and one that is almost the same has: a typing error would
+/// be taken for a name without addresses.
+fn unasked(args: &ExplainArgs) -> Option<String> {
+    let to = args.to.as_deref().filter(|to| !to.contains([':', '/']))?;
+    let asked = DnsName::parse(to).ok()?;
+    if args.dns.iter().any(|(given, _)| *given == asked) {
+        return None;
+    }
+    let (written, tolerance) = (asked.to_string(), (to.len() / 5).clamp(1, 3));
+    let is_near = |given: &DnsName| distance(&given.to_string(), &written) <= tolerance;
+    let (near, _) = args.dns.iter().find(|(given, _)| is_near(given))?;
+    Some(format!(
+        "--dns {near}: nothing asks for it, since --to is {asked}; write one name in both"
+    ))
 }
 
 /// Reads `NAME=ADDRESS,...`.

@@ -54,7 +54,7 @@ bench-policy: ## Measures matching of names and compiling of tables (ARGS='--jso
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)
 
 .PHONY: bench-dns
-bench-dns: setup ## Measures lookups beside a bare forwarder and other name servers, as root (ARGS="--json --rounds 9")
+bench-dns: setup ## Measures lookups beside a bare forwarder and other name servers, as root (ARGS="--only fair,memory --json")
 	@cargo build --release -p namegate
 	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
 	  cargo bench --quiet -p namegate-dns-proxy --bench dns $(as_root) -- $(ARGS)

@@ -1,83 +1,99 @@
-//! First packets: each answer is followed at once by a packet to one of its addresses.
+//! First packets: each answer is followed at once by a connection to one of its addresses.
+//!
+//! A connection whose first packet is dropped would be made a second later, when it is sent again;
+//! whoever waits less long loses it. No address comes twice within the time that an answer opens it
+//! for, and every connection is a flow of its own, so that each needs its own answer.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
 
 use crate::load::write_query;
 use crate::subject::ANY;
-use crate::upstream::{ECHO, MANY};
+use crate::town::{POD, Town};
+use crate::upstream::{MANY, PORT};
 
-/// Lookups under way.
-const WINDOW: usize = 64;
-/// For how long an answer or an echo is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Lookups under way, each on a thread of its own.
+const WINDOW: u32 = 64;
+/// For how long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long a connection is waited for: the first packet is sent again after a second.
+const FIRST: Duration = Duration::from_millis(900);
 
 /// How it went.
 #[derive(Default)]
 pub(crate) struct Firsts {
     /// Answers with all their addresses.
     pub(crate) answered: u32,
-    /// Packets that never came back.
+    /// Connections whose first packet was lost.
     pub(crate) lost: u32,
     /// Lookups without an answer that could be used.
     pub(crate) unanswered: u32,
 }
 
-/// Looks up so many names and sends a packet after each answer.
-pub(crate) fn follow(server: SocketAddr, lookups: u32) -> Firsts {
-    let asking = UdpSocket::bind((ANY, 0)).expect("a free port");
-    asking.connect(server).expect("a route");
-    let sending = UdpSocket::bind((ANY, 0)).expect("a free port");
-    for socket in [&asking, &sending] {
-        socket.set_nonblocking(true).expect("a socket");
-    }
+/// Looks up so many names and connects after each answer.
+pub(crate) fn follow(town: &Town, server: SocketAddr, lookups: u32) -> Firsts {
+    std::thread::scope(|scope| {
+        let share = |thread: u32| (lookups / WINDOW) + u32::from(thread < lookups % WINDOW);
+        let threads: Vec<_> = (0..WINDOW)
+            .map(|thread| {
+                scope.spawn(move || {
+                    town.enter(POD);
+                    follow_some(server, thread, share(thread))
+                })
+            })
+            .collect();
+        let mut all = Firsts::default();
+        for thread in threads {
+            let some = thread.join().expect("no thread panics");
+            all.answered += some.answered;
+            all.lost += some.lost;
+            all.unanswered += some.unanswered;
+        }
+        all
+    })
+}
+
+fn follow_some(server: SocketAddr, thread: u32, lookups: u32) -> Firsts {
+    let socket = UdpSocket::bind((ANY, 0)).expect("a free port");
+    socket.connect(server).expect("a route");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     let mut firsts = Firsts::default();
-    let (mut asked, mut under_way, mut echoed) = (0u32, 0usize, 0u32);
-    let mut heard = Instant::now();
     let mut query = Vec::new();
-    let mut buffer = [0; 2048];
-    while firsts.answered + firsts.unanswered < lookups || echoed < firsts.answered {
-        while under_way < WINDOW && asked < lookups {
-            write_query(&mut query, b'm', 0, asked);
-            // EDNS, so that the answer may be long.
-            query[11] = 1;
-            query.extend_from_slice(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
-            asking.send(&query).expect("the server runs");
-            asked += 1;
-            under_way += 1;
-        }
-        while let Ok(length) = asking.recv(&mut buffer) {
-            heard = Instant::now();
-            under_way = under_way.saturating_sub(1);
-            match address(&buffer[..length], firsts.answered) {
-                Some(address) => {
-                    firsts.answered += 1;
-                    sending.send_to(b"first", (address, ECHO)).expect("a route");
+    for number in 0..lookups {
+        write_query(&mut query, b'm', thread, number);
+        // EDNS, so that the answer may be long.
+        query[11] = 1;
+        query.extend_from_slice(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+        socket.send(&query).expect("the server runs");
+        match answer_to(&socket, &query).and_then(|message| address(&message, number)) {
+            Some(address) => {
+                firsts.answered += 1;
+                match TcpStream::connect_timeout(&(address, PORT).into(), FIRST) {
+                    // Ends at once and leaves no port in use.
+                    Ok(stream) => SockRef::from(&stream)
+                        .set_linger(Some(Duration::ZERO))
+                        .expect("a connected socket"),
+                    Err(_) => firsts.lost += 1,
                 }
-                None => firsts.unanswered += 1,
             }
+            None => firsts.unanswered += 1,
         }
-        while sending.recv(&mut buffer).is_ok() {
-            heard = Instant::now();
-            echoed += 1;
-        }
-        if heard.elapsed() > PATIENCE {
-            if under_way == 0 {
-                break;
-            }
-            firsts.unanswered += u32::try_from(under_way).expect("a window");
-            under_way = 0;
-            heard = Instant::now();
-        }
-        let flags = PollFlags::POLLIN;
-        let mut both = [PollFd::new(asking.as_fd(), flags), PollFd::new(sending.as_fd(), flags)];
-        poll(&mut both, PollTimeout::from(10u8)).expect("poll works");
     }
-    firsts.lost = firsts.answered - echoed;
     firsts
+}
+
+/// The answer to `query`; `None` where none comes in time.
+fn answer_to(socket: &UdpSocket, query: &[u8]) -> Option<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    loop {
+        let length = socket.recv(&mut buffer).ok()?;
+        // Another is one that came too late for its own query.
+        if length > 12 && buffer[..2] == query[..2] {
+            return Some(buffer[..length].to_vec());
+        }
+    }
 }
 
 /// One of the addresses of an answer that has all of them.

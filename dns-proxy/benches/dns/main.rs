@@ -7,13 +7,17 @@
 //! process. Rounds of all subjects are interleaved and medians are shown, so that ratios hold where
 //! times do not. `make bench-dns` runs it; needs root.
 //!
-//! `cargo bench -p namegate-dns-proxy --bench dns -- [--rounds N] [--queries N] [--lookups N] [--json]`
+//! `cargo bench -p namegate-dns-proxy --bench dns -- [--only speed,first,overload,fair,memory,flood]
+//! [--rounds N] [--queries N] [--lookups N] [--seconds N] [--names N] [--json]`
 
 #![expect(clippy::expect_used, reason = "a benchmark that fails ends")]
 
+mod fair;
 mod first;
 mod forwarder;
 mod load;
+mod memory;
+mod overload;
 mod report;
 mod subject;
 mod town;
@@ -21,19 +25,32 @@ mod upstream;
 
 use std::time::Duration;
 
-use report::{Memory, Report};
+use report::Report;
 use subject::{Kind, Subject};
 use town::Town;
 
-/// Names that the agent is filled with for its memory.
-const NAMES: u32 = 100_000;
+/// What can be measured by itself.
+const PARTS: [&str; 6] = ["speed", "first", "overload", "fair", "memory", "flood"];
 
 /// What the command line says.
 struct Options {
-    rounds: usize,
+    only: Option<Vec<String>>,
+    rounds: u32,
     queries: u32,
     lookups: u32,
+    seconds: u32,
+    names: u32,
     json: bool,
+}
+
+impl Options {
+    fn has(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == part))
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
 }
 
 fn main() {
@@ -53,10 +70,17 @@ fn main() {
             other => panic!("no such role: {other}"),
         };
     }
+    let only = value("--only").map(|only| only.split(',').map(str::to_owned).collect::<Vec<_>>());
+    for part in only.iter().flatten() {
+        assert!(PARTS.contains(&part.as_str()), "--only {part}: one of {PARTS:?}");
+    }
     let options = Options {
-        rounds: number("--rounds", 5) as usize,
+        only,
+        rounds: number("--rounds", 5),
         queries: number("--queries", 20_000),
         lookups: number("--lookups", 20_000),
+        seconds: number("--seconds", 2),
+        names: number("--names", 100_000),
         json: arguments.iter().any(|argument| argument == "--json"),
     };
     run(&options);
@@ -67,8 +91,35 @@ fn run(options: &Options) {
     let (_, mut upstream) =
         subject::own(&town, "upstream", town::OUTSIDE, (town::RESOLVER, 53).into());
     let mut report = Report::default();
-    interleave(options, &town, &mut report);
-    report.memory = fill(&town);
+    if options.has("speed") {
+        interleave(options, &town, &mut report);
+    }
+    let unbounded = ["--dns-client-rate", "0", "--min-ttl", "1s", "--ttl-grace", "1s"];
+    if options.has("first")
+        && let Some(agent) = Subject::agent(&town, &unbounded)
+    {
+        report.firsts = Some(first::follow(&town, agent.address, options.lookups));
+    }
+    if options.has("overload") {
+        let kinds = [Kind::Forwarder, Kind::Namegate];
+        let subjects: Vec<_> = kinds.into_iter().filter_map(|k| Subject::start(k, &town)).collect();
+        let (rounds, queries) = (options.rounds, options.queries);
+        report.overloads = overload::measure(&town, &subjects, rounds, queries, options.time());
+    }
+    if options.has("fair") {
+        for (bound, arguments) in [("the usual bound", &[][..]), ("no bound", &unbounded)] {
+            if let Some(agent) = Subject::agent(&town, arguments) {
+                let fairness = fair::measure(&town, agent.address, options.rounds, options.time());
+                report.fairness.push((bound, fairness));
+            }
+        }
+    }
+    if options.has("memory") {
+        report.filled = memory::fill(&town);
+    }
+    if options.has("flood") {
+        report.flooded = memory::flood(&town, options.names);
+    }
     report.print(options.json);
     // It may have ended by itself.
     let _ = upstream.kill();
@@ -89,31 +140,16 @@ fn interleave(options: &Options, town: &Town, report: &mut Report) {
     for round in 0..=options.rounds {
         for subject in &subjects {
             town.enter(subject.kind.pod());
-            let (address, tag) = (subject.address, u32::try_from(round).expect("few rounds"));
-            let tag = tag * 16 + subject.kind as u32;
+            let (address, tag) = (subject.address, round * 16 + subject.kind as u32);
             let saturated =
                 |names| subject.measure(|| load::saturate(address, tag, options.queries, names));
             let unique = saturated(load::Names::Unique);
             let hits = saturated(load::Names::Few);
             let paced = load::pace(address, tag, 5_000, options.queries / 4);
-            let rate = f64::from(unique.load.answered) / unique.load.took.as_secs_f64();
-            let flood = load::flood(address, tag, 3.0 * rate, Duration::from_millis(500));
             // The first round warms everything up.
             if round > 0 {
-                report.add(subject, &unique, &hits, &paced, &flood);
+                report.add(subject, &unique, &hits, &paced);
             }
         }
     }
-    if let Some(agent) = subjects.iter().find(|subject| subject.kind == Kind::Namegate) {
-        town.enter(agent.kind.pod());
-        report.firsts = Some(first::follow(agent.address, options.lookups));
-    }
-}
-
-/// What an agent takes when it is idle, and when it has learned [`NAMES`] names.
-fn fill(town: &Town) -> Option<Memory> {
-    let agent = Subject::keeping_agent(town)?;
-    let idle = agent.memory();
-    let filled = load::saturate(agent.address, 0, NAMES, load::Names::Unique);
-    Some(Memory { idle, names: filled.answered, full: agent.memory() })
 }

@@ -72,6 +72,19 @@ pub(crate) struct Subject {
     child: Child,
 }
 
+/// What a server has in use, in octets.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    /// All that is resident.
+    pub(crate) resident: u64,
+    /// What of it is neither a file's nor shared.
+    pub(crate) own: u64,
+    /// The most that was ever resident.
+    pub(crate) peak: u64,
+    /// Its eBPF maps.
+    pub(crate) maps: u64,
+}
+
 /// What one load cost a server.
 pub(crate) struct Cost {
     pub(crate) load: load::Outcome,
@@ -86,7 +99,10 @@ impl Subject {
             // Its own cost is not measured: a process that waits stands in for it.
             Kind::Direct => (SocketAddr::from((RESOLVER, 53)), sleeper()?),
             Kind::Forwarder => own(town, "forwarder", NODE, (RESOLVER, 53).into()),
-            Kind::Namegate => agent(town, "agent", &["--min-ttl", "1s", "--ttl-grace", "1s"])?,
+            Kind::Namegate => {
+                let usual = ["--dns-client-rate", "0", "--min-ttl", "1s", "--ttl-grace", "1s"];
+                agent(town, &usual)?
+            }
             Kind::Unbound => unbound(town)?,
             Kind::Dnsmasq => dnsmasq(town, 5_301, &[])?,
             Kind::DnsmasqNftset => {
@@ -102,9 +118,9 @@ impl Subject {
         load::answers(address).then_some(subject)
     }
 
-    /// An agent that keeps what it learns for an hour, to be filled.
-    pub(crate) fn keeping_agent(town: &Town) -> Option<Self> {
-        let (address, child) = agent(town, "keeping", &["--min-ttl", "1h"])?;
+    /// An agent that was told `arguments`.
+    pub(crate) fn agent(town: &Town, arguments: &[&str]) -> Option<Self> {
+        let (address, child) = agent(town, arguments)?;
         let subject = Self { kind: Kind::Namegate, address, child };
         town.enter(POD);
         load::answers(address).then_some(subject)
@@ -118,12 +134,14 @@ impl Subject {
         Cost { processor: spent / load.answered.max(1), load }
     }
 
-    /// Octets of memory that the process has in use, and of its eBPF maps.
-    pub(crate) fn memory(&self) -> (u64, u64) {
+    /// The memory that the process has in use, and that of its eBPF maps.
+    pub(crate) fn memory(&self) -> Memory {
         let status = self.proc_file("status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes =
-            resident.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        let octets = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            kibibytes.unwrap_or(0u64) * 1024
+        };
         let folder = PathBuf::from(format!("/proc/{}/fdinfo", self.child.id()));
         let mut maps = std::collections::BTreeMap::new();
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -135,7 +153,12 @@ impl Subject {
                 maps.insert(map, octets);
             }
         }
-        (kibibytes.unwrap_or(0) * 1024, maps.values().sum())
+        Memory {
+            resident: octets("VmRSS:"),
+            own: octets("RssAnon:"),
+            peak: octets("VmHWM:"),
+            maps: maps.values().sum(),
+        }
     }
 
     fn proc_file(&self, name: &str) -> String {
@@ -187,12 +210,12 @@ pub(crate) fn own(
     ((ip, port).into(), child)
 }
 
-/// The agent, over one pod and one policy with a pattern.
-fn agent(town: &Town, name: &str, arguments: &[&str]) -> Option<(SocketAddr, Child)> {
-    let log = town.file(&format!("{name}.log"));
+/// The agent, over two pods and one policy with a pattern.
+fn agent(town: &Town, arguments: &[&str]) -> Option<(SocketAddr, Child)> {
+    let log = town.file("agent.log");
     let child = town
         .command(NODE, binary()?)
-        .args(["agent", "--detach-on-exit", "--dns-client-rate", "0"])
+        .args(["agent", "--detach-on-exit"])
         .args(["--resolver", &RESOLVER.to_string(), "--manifests"])
         .arg(town.file("manifests"))
         .arg("--audit-log")

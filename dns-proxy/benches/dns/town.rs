@@ -1,4 +1,4 @@
-//! Where it happens: a node with two pods, and a resolver beyond it, all of them namespaces.
+//! Where it happens: a node with three pods, and a resolver beyond it, all of them namespaces.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,14 +11,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The node's namespace, without its prefix.
 pub(crate) const NODE: &str = "node";
-/// The pod that the agent governs.
+/// The pod that the agent governs and that asks much.
 pub(crate) const POD: &str = "pod";
+/// Another that the agent governs.
+pub(crate) const QUIET_POD: &str = "quiet";
 /// The pod that nobody governs.
 pub(crate) const PLAIN_POD: &str = "plain";
 /// Where the resolver is, and whatever names point to.
 pub(crate) const OUTSIDE: &str = "outside";
 
-/// The node's address towards both pods.
+/// The node's address towards the pod that nobody governs.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 1);
 /// The resolver.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
@@ -33,15 +35,25 @@ metadata:
   name: load
   namespace: default
   labels: {app: load}
-  annotations: {namegate.dev/netns: NETNS}
+  annotations: {namegate.dev/netns: NETNS-pod}
 spec: {containers: [{name: load, image: load}]}
 status: {phase: Running, podIP: 10.9.0.2, podIPs: [{ip: 10.9.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: quiet
+  namespace: default
+  labels: {app: quiet}
+  annotations: {namegate.dev/netns: NETNS-quiet}
+spec: {containers: [{name: quiet, image: quiet}]}
+status: {phase: Running, podIP: 10.9.3.2, podIPs: [{ip: 10.9.3.2}]}
 ---
 apiVersion: namegate.dev/v1alpha1
 kind: EgressPolicy
 metadata: {name: bench, namespace: default}
 spec:
-  podSelector: {matchLabels: {app: load}}
+  podSelector: {}
   egress:
   - {name: others, to: [{fqdn: api.example.com}, {fqdn: '*.example.org'}], ports: [{protocol: TCP, port: 443}]}
   - {name: bench, to: [{fqdn: '*.bench'}], ports: [{protocol: UDP, port: 443}, {protocol: TCP, port: 443}]}
@@ -63,18 +75,21 @@ impl Town {
         std::fs::create_dir_all(folder.join("manifests")).expect("a temporary folder");
         let home = File::open("/proc/thread-self/ns/net").expect("a namespace");
         let town = Self { prefix, folder, home };
-        let netns = town.netns(POD);
-        let manifests = MANIFESTS.replace("NETNS", &netns);
+        let manifests = MANIFESTS.replace("NETNS", &format!("/run/netns/{}", town.prefix));
         std::fs::write(town.file("manifests/bench.yaml"), manifests).expect("a manifest");
         let name = |short: &str| format!("{}-{short}", town.prefix);
-        let (node, pod, plain, outside) = (name(NODE), name(POD), name(PLAIN_POD), name(OUTSIDE));
+        let (node, outside) = (name(NODE), name(OUTSIDE));
+        let (pod, quiet, plain) = (name(POD), name(QUIET_POD), name(PLAIN_POD));
         let mut script = String::new();
-        for namespace in [&node, &pod, &plain, &outside] {
+        for namespace in [&node, &pod, &quiet, &plain, &outside] {
             script += &format!("ip netns add {namespace}; ip -n {namespace} link set lo up\n");
         }
-        for (interface, other, network) in
-            [("pod0", &pod, "10.9.0"), ("plain0", &plain, "10.9.1"), ("out0", &outside, "10.8.0")]
-        {
+        for (interface, other, network) in [
+            ("pod0", &pod, "10.9.0"),
+            ("quiet0", &quiet, "10.9.3"),
+            ("plain0", &plain, "10.9.1"),
+            ("out0", &outside, "10.8.0"),
+        ] {
             script += &format!(
                 "ip -n {node} link add {interface} type veth peer name eth0 netns {other}\n\
                  ip -n {node} addr add {network}.1/24 dev {interface}\n\
@@ -145,7 +160,7 @@ impl Drop for Town {
         }
         let prefix = &self.prefix;
         let script = format!(
-            "for n in {NODE} {POD} {PLAIN_POD} {OUTSIDE}; do \
+            "for n in {NODE} {POD} {QUIET_POD} {PLAIN_POD} {OUTSIDE}; do \
              ip netns pids {prefix}-$n 2>/dev/null | xargs -r kill -9 2>/dev/null || true; \
              ip netns del {prefix}-$n 2>/dev/null || true; done\nrm -rf {} {}\n",
             self.pins().display(),

@@ -1,28 +1,23 @@
 //! The resolver beyond the node: every question has one address that no other has, or, where its name
-//! begins with `m`, [`MANY`] addresses for a second. What is sent to an address comes back.
+//! begins with `m`, [`MANY`] addresses for a second. Every address takes connections.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 
 use crate::subject::ANY;
 use crate::town::RESOLVER;
 
 /// Addresses of an answer that has many.
 pub(crate) const MANY: u32 = 64;
-/// The port that echoes.
-pub(crate) const ECHO: u16 = 443;
+/// How many addresses there are until the first comes again: no answer opens one for so long.
+const ADDRESSES: u32 = 1 << 22;
+/// The port that takes connections.
+pub(crate) const PORT: u16 = 443;
 
 /// Answers until the process ends.
 pub(crate) fn serve() {
-    let echo = UdpSocket::bind((ANY, ECHO)).expect("a free port");
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        loop {
-            if let Ok((length, source)) = echo.recv_from(&mut buffer) {
-                // One that finds no room is lost, and counted by who waits for it.
-                let _ = echo.send_to(&buffer[..length], source);
-            }
-        }
-    });
+    let listener = TcpListener::bind((ANY, PORT)).expect("a free port");
+    // Whoever connects ends it.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
     let socket = UdpSocket::bind((RESOLVER, 53)).expect("a free port");
     println!("{}", socket.local_addr().expect("bound"));
     let mut buffer = [0; 2048];
@@ -45,7 +40,7 @@ pub(crate) fn serve() {
         answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count as u8, 0, 0, 0, 0]);
         for _ in 0..count {
             let address = if has_many {
-                many = many.wrapping_add(1) % 65_536;
+                many = many.wrapping_add(1) % ADDRESSES;
                 0x0b80_0000 + many
             } else {
                 single = single.wrapping_add(1) % 0x0070_0000;

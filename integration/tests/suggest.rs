@@ -1,5 +1,5 @@
 //! Observe, suggest, enforce: what real packets did under Audit mode is written down as policies by
-//! `namegate suggest`; these, applied, let it through and nothing else.
+//! `namegate suggest`, from the log or from the running agent alike; these, applied, let it through and nothing else.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,8 +11,9 @@ use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, RELEAS
 use namegate_integration::agent::binary;
 use namegate_integration::dns::Query;
 use namegate_integration::patience::wait_until;
-use namegate_integration::process::run;
 use namegate_integration::scene::Scene;
+
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Whose lookups go through the proxy, whose flows are judged, and where nothing is dropped.
 const OBSERVE: &str = "\
@@ -37,7 +38,7 @@ fn what_was_observed_passes_under_the_suggested_policies_and_nothing_else() -> R
     let evil = SocketAddr::from((EVIL.v4, 443));
 
     let mark = scene.agent.audit.mark()?;
-    wait_until("lookups to go through the proxy", Duration::from_secs(5), || {
+    wait_until("lookups to go through the proxy", LIMIT, || {
         checkout.resolve("api.stripe.com")?;
         let seen = scene.agent.audit.since(mark)?;
         Ok(seen.iter().any(|record| record["query"]["name"] == "api.stripe.com"))
@@ -59,15 +60,24 @@ fn what_was_observed_passes_under_the_suggested_policies_and_nothing_else() -> R
         scene.agent.audit.expect(mark, &fields)?;
     }
 
+    let suggest = |namespace: &str, source: &[&str]| -> Result<String> {
+        let words = [&["suggest", "--namespace", namespace][..], source].concat();
+        let made = scene.agent.ask(&words)?;
+        ensure!(made.status.success(), "{}\n{}", made.stdout, made.stderr);
+        Ok(made.stdout)
+    };
+    let log = scene.agent.audit.path().to_str().context("a path")?.to_owned();
+    for namespace in ["shop", "data"] {
+        wait_until("the agent to say what its log says", LIMIT, || {
+            Ok(suggest(namespace, &["--live"])? == suggest(namespace, &["--from", &log])?)
+        })?;
+    }
+
     let suggested = scene.town.lab.file("suggested.yaml");
     let mut text = String::new();
     for namespace in ["shop", "data"] {
-        let mut command = Command::new(binary()?);
-        command.args(["suggest", "--namespace", namespace, "--from"]);
-        let made = run(command.arg(scene.agent.audit.path()), Duration::from_secs(20))?;
-        ensure!(made.status.success(), "{}\n{}", made.stdout, made.stderr);
         text.push_str("---\n");
-        text.push_str(&made.stdout);
+        text.push_str(&suggest(namespace, &["--live"])?);
     }
     fs::write(&suggested, &text)?;
     let check = Command::new(binary()?).arg("check").arg(&suggested).output()?;
@@ -76,7 +86,7 @@ fn what_was_observed_passes_under_the_suggested_policies_and_nothing_else() -> R
     scene.manifests.write("suggested.yaml", &text)?;
     scene.manifests.remove("observe.yaml")?;
     let enforced = || Ok(checkout.resolve("evil.example")?.status == "REFUSED");
-    wait_until("what was suggested to be enforced", Duration::from_secs(5), enforced)
+    wait_until("what was suggested to be enforced", LIMIT, enforced)
         .with_context(|| text.clone())?;
 
     let said = || text.clone();

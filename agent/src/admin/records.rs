@@ -22,7 +22,7 @@ use super::{Context, Failure};
 use crate::audit::{Entry, Heard, Listener, LossSource, LostRecord, Record};
 
 /// Records that are kept.
-const KEPT: usize = 4_096;
+pub const KEPT: usize = 4_096;
 
 /// Records that a reader is handed at once.
 const BATCH: usize = 256;

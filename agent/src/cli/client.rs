@@ -112,9 +112,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of the agent with this socket.
+    /// Of the agent that `args` mean.
     pub fn new(args: &AskArgs) -> Self {
-        Self { socket: args.socket.clone() }
+        Self::at(&args.socket)
+    }
+
+    /// Of the agent with this socket.
+    pub fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
     }
 
     /// Asks for `path` and waits for the whole answer, without a runtime around.
@@ -137,28 +142,46 @@ impl Client {
     pub fn lines(
         &self,
         path: &str,
-        mut take: impl FnMut(&str) -> ControlFlow<()>,
+        take: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        self.run(self.each_line(path, take))
+    }
+
+    /// The same, for `time` at most.
+    pub fn lines_for(
+        &self,
+        time: Duration,
+        path: &str,
+        take: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
         self.run(async {
-            let mut body = self.ask(path).await?;
-            let mut waiting = Vec::new();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.broken(io::Error::other(error)))?;
-                let Ok(octets) = frame.into_data() else { continue };
-                waiting.extend_from_slice(&octets);
-                while let Some(end) = waiting.iter().position(|octet| *octet == b'\n') {
-                    let rest = waiting.split_off(end + 1);
-                    let line = std::mem::replace(&mut waiting, rest);
-                    if take(String::from_utf8_lossy(&line).trim_end()).is_break() {
-                        return Ok(());
-                    }
-                }
-                if waiting.len() > LINE_MAX {
-                    return Err(self.broken(io::Error::other("a line is too long")));
+            tokio::time::timeout(time, self.each_line(path, take)).await.unwrap_or(Ok(()))
+        })
+    }
+
+    async fn each_line(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let mut body = self.ask(path).await?;
+        let mut waiting = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(io::Error::other(error)))?;
+            let Ok(octets) = frame.into_data() else { continue };
+            waiting.extend_from_slice(&octets);
+            while let Some(end) = waiting.iter().position(|octet| *octet == b'\n') {
+                let rest = waiting.split_off(end + 1);
+                let line = std::mem::replace(&mut waiting, rest);
+                if take(String::from_utf8_lossy(&line).trim_end()).is_break() {
+                    return Ok(());
                 }
             }
-            Ok(())
-        })
+            if waiting.len() > LINE_MAX {
+                return Err(self.broken(io::Error::other("a line is too long")));
+            }
+        }
+        Ok(())
     }
 
     fn run<T>(

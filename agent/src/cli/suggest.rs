@@ -2,18 +2,26 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use namegate_policy::name::DnsName;
 
-use super::check;
+use super::client::{Client, ClientError};
+use super::lists::path;
+use super::{check, duration};
+use crate::admin::{DEFAULT_SOCKET, RECORDS_KEPT};
 use crate::audit::{Line, SCHEMA};
 use crate::suggest::{Document, Filter, Observed, Wording, suggest};
 
 /// The longest line of a log that is read.
 const LINE_MAX: u64 = 1 << 20;
+
+/// Longer than any agent remembers.
+const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// Options of `namegate suggest`.
 #[derive(Debug, Args)]
@@ -25,6 +33,10 @@ Examples:
       From the agents' standard output.
   namegate suggest --from audit.log --from audit.log.1 --pod checkout --refused
       One workload; what was refused is allowed too.
+  namegate suggest --live --pod checkout --since 10m
+      From what the running agent remembers: its latest 4,096 decisions.
+  namegate suggest --live --namespace shop --for 1h > shop.yaml
+      The same, and what comes within the hour.
   namegate suggest --from audit.log | namegate check -
       What a reviewer would say about the result.
 
@@ -34,8 +46,20 @@ through the proxy: select the pods with a policy of `mode: Audit` first, watch, 
 Exit codes: 0 suggested, 1 something could not be read or nothing was seen, 2 wrong usage.")]
 pub struct SuggestArgs {
     /// An audit log; `-` is standard input; may be repeated
-    #[arg(long, required = true, value_name = "FILE|-")]
+    #[arg(long, required_unless_present = "live", value_name = "FILE|-")]
     pub from: Vec<PathBuf>,
+    /// Ask the running agent for the decisions that it remembers
+    #[arg(long, conflicts_with = "from")]
+    pub live: bool,
+    /// With --live: only the last so long
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "live")]
+    pub since: Option<Duration>,
+    /// With --live: go on with what comes for so long
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse, requires = "live")]
+    pub time: Option<Duration>,
+    /// With --live: the agent's socket
+    #[arg(long, env = "NAMEGATE_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
     /// Only workloads of this namespace
     #[arg(long, short = 'n', value_name = "NAME")]
     pub namespace: Option<String>,
@@ -60,6 +84,12 @@ pub(super) fn run(args: &SuggestArgs) -> ExitCode {
         refused: args.refused,
         cluster_domain: args.cluster_domain.clone(),
     });
+    if args.live
+        && let Err(error) = listen(args, &mut observed)
+    {
+        eprintln!("namegate: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut is_whole = true;
     for path in &args.from {
         match read(path, &mut observed) {
@@ -87,6 +117,38 @@ pub(super) fn run(args: &SuggestArgs) -> ExitCode {
         }
         Ok(()) | Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Takes what the running agent remembers, and what comes within `--for`.
+fn listen(args: &SuggestArgs, observed: &mut Observed) -> Result<(), ClientError> {
+    let since = args.since.unwrap_or(EVER).as_secs().to_string();
+    let asked = path(
+        "/v1/records",
+        [("since_s", &Some(since)), ("follow", &args.time.map(|_| "true".to_owned()))],
+    );
+    let (mut count, mut strange) = (0_usize, 0_usize);
+    let take = |line: &str| {
+        count += 1;
+        match serde_json::from_str::<Line<'_>>(line) {
+            Ok(line) if line.schema == SCHEMA => observed.add(&line),
+            Ok(_) | Err(_) => strange += 1,
+        }
+        ControlFlow::Continue(())
+    };
+    let client = Client::at(&args.socket);
+    match args.time {
+        Some(time) => client.lines_for(time, &asked, take)?,
+        None => client.lines(&asked, take)?,
+    }
+    if strange > 0 {
+        eprintln!("warning: records of an agent of another version were left out: {strange}");
+    }
+    if count >= RECORDS_KEPT && args.time.is_none() {
+        eprintln!(
+            "warning: the agent remembers {RECORDS_KEPT} records, and earlier ones are not in this: use --for, or an audit log"
+        );
+    }
+    Ok(())
 }
 
 /// Reads a log, and says how many of its lines are no records.

@@ -1,13 +1,14 @@
 //! The end of the story: asking the agent why something was blocked, and what would let it through.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::stage::Stage;
+use crate::addresses::{DB, DB_PORT};
 use crate::agent::Agent;
 use crate::patience::wait_until;
 use crate::scene::Scene;
-
-use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,7 +34,17 @@ pub(super) fn why_and_what_then(stage: &Stage, scene: &mut Scene) -> Result<Stri
     ensure!(open.contains("goes through"), "{open}");
     ask(stage, agent, &["observe", "--since", "5s", "--name", "evil.example"], 0)?;
     scene.manifests.edit("checkout-apis.yaml", AFTER, BEFORE)?;
-    Ok("the answer named the rule, and with it the name opens".to_owned())
+
+    stage.asks("shop/web", "ncat -z 10.244.1.30 5432   # the database");
+    let database = (DB.v4, DB_PORT).into();
+    ensure!(scene.town.web.try_tcp(database)?.is_err(), "the database let the web front end in");
+    let words = ["why", "shop/web", &DB.v4.to_string(), &DB_PORT.to_string()];
+    let closed = ask(stage, agent, &words, 3)?;
+    ensure!(closed.contains("NetworkPolicy data/database"), "who closed it is not said:\n{closed}");
+    let words = ["suggest", "--live", "--refused", "--namespace", "data", "--since", "1m"];
+    let suggested = ask(stage, agent, &words, 0)?;
+    ensure!(suggested.contains("app: web"), "nothing would let the web front end in:\n{suggested}");
+    Ok("the answers named the rule that opens it, and the policy that would".to_owned())
 }
 
 /// Runs a command against the running agent and shows what it says.

@@ -70,6 +70,9 @@ struct Suggester<'a> {
     wording: Wording,
 }
 
+/// Whom a policy selects, and the workloads that its labels cannot leave out.
+type Subject = (LabelSelector, Vec<WorkloadRef>);
+
 /// Peers of one kind that share their ports become one rule.
 type Grouped<'a> = BTreeMap<(&'static str, Vec<Port>), Vec<(&'a Remote, Evidence)>>;
 
@@ -96,16 +99,9 @@ impl Suggester<'_> {
         documents
     }
 
-    fn egress(
-        &self,
-        reference: &WorkloadRef,
-        workload: &Workload,
-        (labels, also): &(LabelSelector, Vec<WorkloadRef>),
-    ) -> Document {
-        let mut document =
-            Document::new("namegate.dev/v1alpha1", "EgressPolicy", reference, "egress");
-        document.note(workload.describe(reference));
-        document.note_all(also.iter().map(also_selects));
+    fn egress(&self, reference: &WorkloadRef, workload: &Workload, subject: &Subject) -> Document {
+        let document = Document::new("namegate.dev/v1alpha1", "EgressPolicy", reference, "egress");
+        let mut document = begun(document, reference, workload, subject);
         let mut rules = Vec::new();
         for ((kind, ports), peers) in group(&workload.egress) {
             let mut comments: Vec<String> =
@@ -133,7 +129,6 @@ impl Suggester<'_> {
             });
             rules.push(Entry { comments, rule });
         }
-        document.field("podSelector", labels);
         document.list("egress", &rules);
         let connected = workload.egress.keys().filter_map(|(remote, _)| remote.name());
         let connected: std::collections::BTreeSet<&str> = connected.collect();
@@ -165,16 +160,9 @@ impl Suggester<'_> {
         })
     }
 
-    fn ingress(
-        &self,
-        reference: &WorkloadRef,
-        workload: &Workload,
-        (labels, also): &(LabelSelector, Vec<WorkloadRef>),
-    ) -> Document {
-        let mut document =
-            Document::new("networking.k8s.io/v1", "NetworkPolicy", reference, "ingress");
-        document.note(workload.describe(reference));
-        document.note_all(also.iter().map(also_selects));
+    fn ingress(&self, reference: &WorkloadRef, workload: &Workload, subject: &Subject) -> Document {
+        let document = Document::new("networking.k8s.io/v1", "NetworkPolicy", reference, "ingress");
+        let mut document = begun(document, reference, workload, subject);
         let mut rules = Vec::new();
         for ((_, ports), peers) in group(&workload.ingress) {
             let mut comments: Vec<String> =
@@ -190,7 +178,6 @@ impl Suggester<'_> {
             let rule = (!from.is_empty()).then_some(IngressRule { from, ports });
             rules.push(Entry { comments, rule });
         }
-        document.field("podSelector", labels);
         document.field("policyTypes", &["Ingress"]);
         document.list("ingress", &rules);
         document.remarks(
@@ -228,8 +215,20 @@ impl Suggester<'_> {
     }
 }
 
-fn also_selects(other: &WorkloadRef) -> String {
-    format!("also selects {other}: no label that lasts tells the two apart")
+/// A policy with what it is about: who was watched, and which pods it selects.
+fn begun(
+    mut document: Document,
+    reference: &WorkloadRef,
+    workload: &Workload,
+    (labels, also): &Subject,
+) -> Document {
+    document.note(workload.describe(reference));
+    document.note_all(
+        also.iter()
+            .map(|other| format!("also selects {other}: no label that lasts tells the two apart")),
+    );
+    document.field("podSelector", labels);
+    document
 }
 
 /// The selector of another namespace; nothing for the own one.

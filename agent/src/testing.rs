@@ -9,6 +9,7 @@ use namegate_policy::name::DnsName;
 use namegate_policy::object::{self, Object};
 use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
 
+use crate::endpoints::{Interface, Town};
 use crate::source::yaml;
 use crate::state::{Settings, State};
 
@@ -17,6 +18,20 @@ pub(crate) fn mk_objects(text: &str) -> Vec<Arc<Object>> {
     let documents = yaml::documents(text.as_bytes());
     let values = documents.into_iter().map(|document| document.content.expect("good YAML"));
     values.map(|value| Arc::new(object::parse(value).expect("a good object"))).collect()
+}
+
+/// A node with the pods of the namespace `shop` on interfaces of these numbers.
+pub(crate) fn mk_town(pods: &[(&str, u32)]) -> Town {
+    let found = |(name, index): &(&str, u32)| {
+        let interface =
+            Interface { index: *index, name: format!("veth-{name}"), pod_mac: Some([2; 6]) };
+        (("shop".into(), (*name).into()), Ok(interface))
+    };
+    Town {
+        host_addresses: ["10.244.1.1", "192.0.2.1"].map(|text| text.parse().unwrap()).into(),
+        pods: pods.iter().map(found).collect(),
+        interfaces: pods.iter().map(|(_, index)| *index).collect(),
+    }
 }
 
 /// Nothing known, with the settings of a small cluster.

@@ -109,10 +109,9 @@ mod tests {
     use namegate_policy::time::Timestamp;
 
     use super::*;
-    use crate::endpoints::{Interface, Town};
     use crate::source::Changes;
     use crate::state::{Answer, Event, State};
-    use crate::testing::{mk_objects, mk_state};
+    use crate::testing::{mk_objects, mk_state, mk_town};
 
     const OBJECTS: &str = r"
 apiVersion: v1
@@ -153,16 +152,7 @@ spec:
         let mut state = mk_state();
         let changes = Changes { upserts: mk_objects(OBJECTS), ..Changes::default() };
         state.handle(Event::Objects(changes), at(1));
-        let found = |name: &str, index| {
-            let interface = Interface { index, name: name.to_owned(), pod_mac: Some([2; 6]) };
-            (("shop".into(), name.into()), Ok(interface))
-        };
-        let town = Town {
-            host_addresses: BTreeSet::new(),
-            pods: [found("checkout", 7), found("web", 9)].into(),
-            interfaces: BTreeSet::from([7, 9]),
-        };
-        state.handle(Event::Town(town), at(1));
+        state.handle(Event::Town(mk_town(&[("checkout", 7), ("web", 9)])), at(1));
         let identity = |name: &str| {
             let pod = PodRef { namespace: "shop".into(), name: name.into() };
             state.identity_of_pod(&pod).unwrap()

@@ -4,8 +4,8 @@ use namegate_policy::dns::NameDecision;
 use namegate_policy::learned::{Learned, LearnedLimits};
 
 use super::*;
-use crate::endpoints::{Attachment, Interface};
-use crate::testing::{mk_objects, mk_settings, mk_state};
+use crate::endpoints::Attachment;
+use crate::testing::{mk_objects, mk_settings, mk_state, mk_town};
 
 const OBJECTS: &str = r"
 apiVersion: v1
@@ -55,19 +55,6 @@ fn upsert(text: &str) -> Event {
 fn remove(text: &str) -> Event {
     let removals: Vec<ObjectRef> = mk_objects(text).iter().map(|o| o.reference()).collect();
     Event::Objects(source::Changes { removals, ..Default::default() })
-}
-
-fn mk_town(pods: &[(&str, u32)]) -> Town {
-    let found = |(name, index): &(&str, u32)| {
-        let interface =
-            Interface { index: *index, name: format!("veth-{name}"), pod_mac: Some([2; 6]) };
-        (("shop".into(), (*name).into()), Ok(interface))
-    };
-    Town {
-        host_addresses: BTreeSet::from([ip("10.244.1.1"), ip("192.0.2.1")]),
-        pods: pods.iter().map(found).collect(),
-        interfaces: pods.iter().map(|(_, index)| *index).collect(),
-    }
 }
 
 /// A state with both pods located, and the identity of the first.

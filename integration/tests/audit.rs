@@ -4,12 +4,13 @@
 use std::fs::{File, OpenOptions};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use namegate_integration::addresses::{EVIL, KUBE_DNS_SERVICE, STRIPE};
+use namegate_integration::lab::Lab;
 use namegate_integration::patience::wait_until;
 use namegate_integration::process::run;
 use namegate_integration::scene::Scene;
@@ -100,6 +101,50 @@ fn log_that_nobody_reads_holds_up_neither_lookups_nor_the_end() -> Result<()> {
 }
 
 #[test]
+fn a_full_disk_costs_records_that_are_told_and_nothing_else() -> Result<()> {
+    const FILLER: usize = 1 << 20;
+    let test = "a_full_disk_costs_records_that_are_told_and_nothing_else";
+    let Some(town) = Town::for_test(test)? else { return Ok(()) };
+    let disk = SmallDisk::mount(&town.lab, "1280k")?;
+    std::fs::write(disk.0.join("filler"), vec![0; FILLER])?;
+    std::os::unix::fs::symlink(disk.0.join("audit.log"), town.lab.file("audit.log"))?;
+    let manifests = Manifests::town(&town.lab)?;
+    let scene = {
+        let agent = Agent::start(&town, &manifests, &["--audit-rate", "0"])?;
+        Scene { download: None, agent, manifests, town }
+    };
+    let checkout = &scene.town.checkout;
+    let evil = checkout.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
+    let mut port = 1;
+    wait_until("the disk to be full", Duration::from_secs(60), || {
+        for _ in 0..500 {
+            evil.send_to(b"x", (EVIL.v4, port))?;
+            port = port % 60_000 + 1;
+        }
+        Ok(scene.agent.log().contains("cannot write the audit log"))
+    })?;
+    assert_eq!(checkout.resolve("api.stripe.com")?.status, "NOERROR", "lookups go on");
+    checkout.try_tcp((STRIPE.v4, 443).into())??;
+    ensure!(checkout.try_tcp((EVIL.v4, 443).into())?.is_err(), "enforcement goes on");
+
+    std::fs::remove_file(disk.0.join("filler"))?;
+    wait_until("the log to go on", Duration::from_secs(20), || {
+        evil.send_to(b"x", (EVIL.v4, 7))?;
+        Ok(scene.agent.log().contains("the audit log works again"))
+    })?;
+    let log = disk.0.join("audit.log");
+    scene.agent.stop(Signal::TERM)?;
+    let lines = checked_lines(&log)?;
+    let lost: u64 = lines
+        .iter()
+        .filter(|line| line["kind"] == "lost" && line["source"] == "sink")
+        .filter_map(|line| line["count"].as_u64())
+        .sum();
+    ensure!(lost > 0, "no loss is told among {} lines", lines.len());
+    Ok(())
+}
+
+#[test]
 fn file_is_rotated_and_never_outgrows_its_bound() -> Result<()> {
     const MEBIBYTE: u64 = 1 << 20;
     let test = "file_is_rotated_and_never_outgrows_its_bound";
@@ -150,6 +195,31 @@ fn checked_lines(log: &Path) -> Result<Vec<Value>> {
     }
     ensure!(!lines.is_empty(), "{} is empty", log.display());
     Ok(lines)
+}
+
+/// A file system of a bounded size, for as long as this value lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(lab: &Lab, size: &str) -> Result<Self> {
+        let place = std::env::temp_dir().join(lab.namespace("disk"));
+        std::fs::create_dir_all(&place)?;
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "namegate-test"]).arg(&place);
+        run(&mut command, Duration::from_secs(5))?.success()?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // An agent that a failed test left behind may still have the log open.
+        let unmounted = run(Command::new("umount").arg("-l").arg(&self.0), Duration::from_secs(5));
+        let gone = unmounted.and_then(|done| done.success());
+        if let Err(error) = gone.and_then(|_| Ok(std::fs::remove_dir(&self.0)?)) {
+            eprintln!("{}: {error:#}", self.0.display());
+        }
+    }
 }
 
 /// A pipe that is open for reading and that nobody reads.

@@ -216,6 +216,11 @@ fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
         }
         expect_echo(&cluster, &mut agent, open, SOON)?;
         assert!(cluster.outpost.web.try_tcp(evil)?.is_err(), "{fault} opens nothing");
+        if matches!(fault, "401" | "down") {
+            wait_until("the agent to say that it does not follow", RECOVERY, || {
+                Ok(agent.ask(&["status"])?.stdout.contains("are not followed"))
+            })?;
+        }
         cluster.api.faults(|faults| *faults = Default::default());
         if !is_away {
             let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
@@ -224,6 +229,9 @@ fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
         open = !open;
         expect_echo(&cluster, &mut agent, open, RECOVERY)
             .map_err(|error| anyhow::anyhow!("after {fault}: {error:#}"))?;
+        wait_until("the agent to say that it follows", RECOVERY, || {
+            Ok(!agent.ask(&["status"])?.stdout.contains("are not followed"))
+        })?;
     }
     Ok(())
 }

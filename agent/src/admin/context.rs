@@ -1,6 +1,7 @@
 //! What the handlers share, and the counts of one moment.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +14,7 @@ use namegate_policy::rule::PolicyRef;
 use super::hits::HitBook;
 use super::{Desk, Failure, Phase, PhaseCell, Recent, View};
 use crate::audit::AuditLog;
+use crate::kubernetes::WatchHealth;
 use crate::metrics::{Metrics, PolicyReading, Readings};
 use crate::registry::Registry;
 
@@ -43,6 +45,10 @@ pub struct Context {
     pub hits: Arc<HitBook>,
     /// The latest records of decisions.
     pub recent: Recent,
+    /// Which kinds of objects are followed.
+    pub watches: WatchHealth,
+    /// How many addresses were shared at the last look.
+    pub shared: Arc<AtomicU64>,
     /// When the agent began.
     pub began: Instant,
 }
@@ -60,6 +66,8 @@ impl Context {
             proxy: Arc::default(),
             hits: Arc::default(),
             recent: Recent::new(),
+            watches: WatchHealth::default(),
+            shared: Arc::default(),
             began: Instant::now(),
         }
     }
@@ -128,6 +136,9 @@ impl Context {
             readings.policies = self.policies(&policies);
             readings.fill = fill.map_err(Failure::Broken)?;
         }
+        readings.watches =
+            self.watches.each().into_iter().map(|(kind, why)| (kind, why.is_none())).collect();
+        readings.shared_addresses = self.shared.load(Ordering::Relaxed);
         let audit = self.log.counts();
         readings.lost = BTreeMap::from([("queue", audit.lost_queue), ("sink", audit.lost_sink)]);
         if let Some((counters, flows)) = counted {

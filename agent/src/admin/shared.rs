@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::routing::get;
@@ -11,9 +13,12 @@ use namegate_policy::identity::Identity;
 use namegate_policy::table::PolicyTable;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Failure, View};
+use super::{Context, Failure, Phase, View};
 use crate::audit::PolicyLabel;
 use crate::state::{SharedLearned, Sharing, find_shared};
+
+/// How often they are counted when nobody asks.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Addresses that an answer lists at most; the rest is counted.
 const ITEMS_MAX: usize = 1_000;
@@ -75,10 +80,30 @@ pub(super) fn routes() -> Router<Context> {
 }
 
 async fn list(State(context): State<Context>) -> Result<Json<SharedAddresses>, Failure> {
+    find(&context).await.map(Json)
+}
+
+async fn find(context: &Context) -> Result<SharedAddresses, Failure> {
     let known = context.desk.ask(look).await?;
     // It takes its time, and is in nobody's way there.
     let found = tokio::task::spawn_blocking(move || search(&known)).await;
-    found.map(Json).map_err(|_| Failure::Ending)
+    let found = found.map_err(|_| Failure::Ending)?;
+    context.shared.store(found.count, Ordering::Relaxed);
+    Ok(found)
+}
+
+/// Counts the shared addresses for as long as the agent enforces, so that no scrape has to. Takes a
+/// hundredth of a processor at most.
+pub async fn follow_shared(context: Context) {
+    loop {
+        let began = Instant::now();
+        if context.phase.now() == Phase::Enforcing
+            && let Err(error) = find(&context).await
+        {
+            tracing::warn!(%error, "shared addresses are not counted");
+        }
+        tokio::time::sleep(LOOK_EVERY.max(began.elapsed() * 99)).await;
+    }
 }
 
 fn look(view: View<'_>) -> Known {

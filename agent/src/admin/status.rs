@@ -89,6 +89,7 @@ async fn report(State(context): State<Context>) -> Result<Json<StatusReport>, Fa
         lost: BTreeMap::new(),
         findings: Vec::new(),
     };
+    report.findings.extend(unfollowed(context.watches.each()));
     if phase != Phase::Enforcing {
         report.findings.push(Finding {
             severity: Severity::Error,
@@ -102,7 +103,7 @@ async fn report(State(context): State<Context>) -> Result<Json<StatusReport>, Fa
     let readings = context.readings().await?;
     let (resolvers, findings) = context.desk.ask(look).await?;
     report.resolvers = resolvers;
-    report.findings = findings;
+    report.findings.extend(findings);
     report.findings.extend(judged(&readings));
     report.findings.sort();
     fill(&mut report, &readings);
@@ -176,6 +177,22 @@ fn look(view: View<'_>) -> (Vec<std::net::IpAddr>, Vec<Finding>) {
     (view.resolvers.values().copied().collect(), findings)
 }
 
+/// What the API server does not let the agent follow: one finding for each reason.
+fn unfollowed(watches: BTreeMap<&'static str, Option<String>>) -> Vec<Finding> {
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (kind, why) in watches {
+        if let Some(why) = why {
+            reasons.entry(why).or_default().push(kind);
+        }
+    }
+    let finding = |(why, kinds): (String, Vec<&str>)| Finding {
+        severity: Severity::Error,
+        what: format!("changes of {} are not followed: {why}", kinds.join(", ")),
+        fix: "what was known stays in force, and it is tried again".to_owned(),
+    };
+    reasons.into_iter().map(finding).collect()
+}
+
 /// What the counts say.
 fn judged(readings: &Readings) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -205,6 +222,18 @@ mod tests {
     use namegate_egress_bpf::datapath::Fill;
 
     use super::*;
+
+    #[test]
+    fn kinds_that_are_not_followed_are_told_by_reason() {
+        let why = Some("no answer from the API server".to_owned());
+        let watches = BTreeMap::from([("pods", why.clone()), ("nodes", why), ("services", None)]);
+        let found = unfollowed(watches);
+        let what: Vec<&str> = found.iter().map(|found| found.what.as_str()).collect();
+        assert_eq!(
+            what,
+            ["changes of nodes, pods are not followed: no answer from the API server"]
+        );
+    }
 
     #[test]
     fn a_map_that_is_nearly_full_and_lost_records_are_told() {

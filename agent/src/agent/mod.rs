@@ -50,8 +50,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     };
     let recent = shared.recent.clone().keep(shared.log.listen());
     let hits = shared.clone().follow_hits();
+    let sharing = admin::follow_shared(shared.clone());
     let beside = async {
-        tokio::join!(recent, hits);
+        tokio::join!(recent, hits, sharing);
     };
     let server = Server::start(&args.places(), routers, beside)?;
     let outcome = runtime.block_on(serve(&args, log, Asked { questions, demands, shared }));

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::work::report_problems;
 use crate::cli::AgentArgs;
-use crate::kubernetes::{self, Access, NodeView, Reporting};
+use crate::kubernetes::{self, Access, NodeView, Reporting, WatchHealth};
 use crate::source::{self, Changes, Directory};
 
 /// How many names of nodes a message has.
@@ -37,7 +37,10 @@ pub(super) struct FirstRead {
 
 impl Objects {
     /// Opens the source and reads all of it. With an API server this takes until it answers.
-    pub(super) async fn read(args: &AgentArgs) -> anyhow::Result<(Self, FirstRead)> {
+    pub(super) async fn read(
+        args: &AgentArgs,
+        health: &WatchHealth,
+    ) -> anyhow::Result<(Self, FirstRead)> {
         match &args.manifests {
             Some(manifests) => {
                 let mut directory = Directory::new([manifests.clone()]);
@@ -53,16 +56,20 @@ impl Objects {
                     Self::Directory { directory: Box::new(directory), is_followed: args.watch };
                 Ok((source, FirstRead { changes, has_problems, node_name: None }))
             }
-            None => Self::read_cluster(args).await,
+            None => Self::read_cluster(args, health).await,
         }
     }
 
-    async fn read_cluster(args: &AgentArgs) -> anyhow::Result<(Self, FirstRead)> {
+    async fn read_cluster(
+        args: &AgentArgs,
+        health: &WatchHealth,
+    ) -> anyhow::Result<(Self, FirstRead)> {
         let node_name = node_name(args)?;
         let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         let connection = kubernetes::connect(&access).await?;
         tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
-        let mut source = kubernetes::Source::begin(connection.clone(), args.discovery_interval);
+        let survey = args.discovery_interval;
+        let mut source = kubernetes::Source::begin(connection.clone(), survey, health.clone());
         let kubernetes::First { changes, has_refusals, nodes } = source.first().await;
         anyhow::ensure!(
             nodes.contains(&node_name),

@@ -45,7 +45,8 @@ pub(super) async fn start(
     log: AuditLog,
     Asked { questions, demands, shared }: Asked,
 ) -> anyhow::Result<Agent> {
-    let (source, FirstRead { changes, has_problems, node_name }) = Objects::read(args).await?;
+    let (source, FirstRead { changes, has_problems, node_name }) =
+        Objects::read(args, &shared.watches).await?;
     let objects = changes.upserts.len();
     let is_in_cluster = node_name.is_some();
     let reporting = source.report(node_name.clone(), args);

@@ -10,6 +10,7 @@ mod client;
 mod definitions;
 mod discovery;
 mod gather;
+mod health;
 mod held;
 mod kinds;
 mod raw;
@@ -21,6 +22,7 @@ mod watch;
 
 pub use client::{Access, ConnectError, Connection, connect};
 pub use definitions::definitions;
+pub use health::WatchHealth;
 pub use kinds::{Presence, WATCHED, Watched};
 pub use source::{First, Source};
 pub use status::{Facts, NodeView, Options as ReportOptions, Reporting};

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::client::Connection;
 use super::discovery;
 use super::gather::Gathered;
+use super::health::WatchHealth;
 use super::held::{Refusal, Update};
 use super::kinds::{Presence, WATCHED, Watched};
 use super::status::Facts;
@@ -46,11 +47,13 @@ pub struct Source {
     is_surveyed: bool,
     has_refusals: bool,
     troubles: BTreeMap<Watched, Trouble>,
+    health: WatchHealth,
 }
 
 impl Source {
-    /// Begins to watch; kinds that are absent are looked for at intervals of `survey`.
-    pub fn begin(connection: Connection, survey: Duration) -> Self {
+    /// Begins to watch, and keeps `health` up to date; kinds that are absent are looked for at intervals
+    /// of `survey`.
+    pub fn begin(connection: Connection, survey: Duration, health: WatchHealth) -> Self {
         let (send, news) = mpsc::channel(NEWS_MAX);
         let mut source = Self {
             connection,
@@ -63,6 +66,7 @@ impl Source {
             is_surveyed: false,
             has_refusals: false,
             troubles: BTreeMap::new(),
+            health,
         };
         let connection = source.connection.clone();
         source.tasks.spawn(discovery::survey(connection, survey, source.send.clone()));
@@ -111,6 +115,7 @@ impl Source {
 
     fn watch(&mut self, watched: Watched) {
         self.unread.insert(watched);
+        self.health.begins(watched);
         self.tasks.spawn(watch::follow(self.connection.clone(), watched, self.send.clone()));
     }
 
@@ -125,6 +130,7 @@ impl Source {
             }
             News::Surveyed => self.is_surveyed = true,
             News::Trouble(watched, Some(trouble)) => {
+                self.health.fails(watched, &trouble);
                 let is_said = self.troubles.values().any(|said| said.is_like(&trouble));
                 self.troubles.insert(watched, trouble.clone());
                 if !is_said {
@@ -134,6 +140,7 @@ impl Source {
                 }
             }
             News::Trouble(watched, None) => {
+                self.health.follows(watched);
                 if self.troubles.remove(&watched).is_some() && self.troubles.is_empty() {
                     tracing::info!(server = %self.connection.server, "the API server answers again");
                 }

@@ -25,6 +25,8 @@ pub struct Readings {
     pub hooks: BTreeMap<&'static str, u64>,
     /// Interfaces whose hooks are not where they belong.
     pub hooks_failing: u64,
+    /// Whether each kind of objects that is watched is followed.
+    pub watches: BTreeMap<&'static str, bool>,
     /// Endpoints by what is known of them.
     pub endpoints: BTreeMap<&'static str, u64>,
     /// Identities with a policy table.
@@ -37,6 +39,8 @@ pub struct Readings {
     pub failures: u64,
     /// Learned pairs of a name and an address.
     pub learned_addresses: u64,
+    /// Addresses that identities may reach by one name, and that answer for names that they may not.
+    pub shared_addresses: u64,
     /// Learned pairs that made room for others.
     pub evictions: u64,
     /// Decisions of each policy.
@@ -79,6 +83,7 @@ pub(super) mod tests {
             packets: Counters { packets, events_lost: BTreeMap::new() },
             fill: vec![Fill { map: "NAMES", used: 7, max: 131_072 }],
             proxy: vec![("cache-hits", 2)],
+            watches: BTreeMap::from([("pods", true), ("nodes", false)]),
             endpoints: BTreeMap::from([("enforced", 3), ("waiting", 1)]),
             policies: vec![PolicyReading {
                 kind: "EgressPolicy".to_owned(),

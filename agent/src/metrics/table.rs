@@ -40,9 +40,11 @@ names! {
     PROXY = "dns_events", "What happened in the DNS proxy, by event";
     RESOLVERS = "dns_resolvers", "Resolvers that the proxy stands in for";
     LEARNED = "learned_addresses", "Addresses that names opened or that live flows need, all identities together";
+    SHARED = "shared_addresses", "Addresses that also answered for names that whoever may reach them may not, once for each identity; counted once a minute at most";
     EVICTIONS = "learned_evictions", "Learned addresses that made room for others";
     PACKETS = "packets", "Packets of endpoints by direction, verdict and reason";
     HITS = "policy_hits", "Flows that a policy decided about, by the direction in which they are opened";
+    WATCHES = "watch_up", "One for each kind of objects that the API server lets the agent follow, zero for one that it does not";
     ENDPOINTS = "endpoints", "Pods of the node by state";
     IDENTITIES = "identities", "Identities with a policy table";
     POLICIES = "policies", "Policies in force";
@@ -134,7 +136,14 @@ impl Telling<'_, '_> {
         self.gauge(HOOKS_FAILING, readings.hooks_failing)?;
         self.gauge(RESOLVERS, readings.resolvers)?;
         self.gauge(LEARNED, readings.learned_addresses)?;
+        self.gauge(SHARED, readings.shared_addresses)?;
         self.counters(EVICTIONS, [(Vec::new(), readings.evictions)])?;
+        let watches: Vec<_> = readings
+            .watches
+            .iter()
+            .map(|(kind, is_up)| ([("resource", *kind)], u64::from(*is_up)))
+            .collect();
+        self.gauges(WATCHES, watches.iter().map(|(labels, is_up)| (&labels[..], *is_up)))?;
         let endpoints =
             readings.endpoints.iter().map(|(state, count)| ([("state", *state)], *count));
         let endpoints: Vec<_> = endpoints.collect();

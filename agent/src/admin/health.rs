@@ -1,5 +1,5 @@
-//! `/healthz`: the agent answers. `/readyz`: everything of the first read is enforced, as `namegate
-//! ready` says it by exit code.
+//! `/healthz`: the agent answers. `/readyz`: everything of the first read is enforced and the programs
+//! are where they belong, as `namegate ready` says it by exit code.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -31,12 +31,21 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(context): State<Context>) -> (StatusCode, String) {
-    let phase = context.phase.now();
-    let status = match phase {
-        Phase::Enforcing => StatusCode::OK,
-        Phase::Starting | Phase::Ending => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, format!("{}\n", phase.as_str()))
+    readiness(context.phase.now(), &context.phase.lacking())
+}
+
+/// A hook that cannot be put where it belongs makes the node's pod not ready, so that a rollout stops at
+/// it and somebody looks. Nothing is restarted for it: that would put no hook right.
+fn readiness(phase: Phase, lacking: &[String]) -> (StatusCode, String) {
+    let word = phase.as_str();
+    match phase {
+        Phase::Enforcing if lacking.is_empty() => (StatusCode::OK, format!("{word}\n")),
+        Phase::Enforcing => {
+            let text = format!("{word}, and lacking:\n{}\n", lacking.join("\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        Phase::Starting | Phase::Ending => (StatusCode::SERVICE_UNAVAILABLE, format!("{word}\n")),
+    }
 }
 
 async fn version() -> Json<Version> {
@@ -44,4 +53,28 @@ async fn version() -> Json<Version> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         abi: namegate_egress_bpf::abi::ABI_VERSION,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_enforces_and_lacks_nothing() {
+        let lacking = ["interface 7: gone astray".to_owned()];
+        for (phase, lacking, status, text) in [
+            (Phase::Starting, &[][..], 503, "starting\n"),
+            (Phase::Enforcing, &[], 200, "enforcing\n"),
+            (
+                Phase::Enforcing,
+                &lacking,
+                503,
+                "enforcing, and lacking:\ninterface 7: gone astray\n",
+            ),
+            (Phase::Ending, &lacking, 503, "ending\n"),
+        ] {
+            let (found, said) = readiness(phase, lacking);
+            assert_eq!((found.as_u16(), &*said), (status, text));
+        }
+    }
 }

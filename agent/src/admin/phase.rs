@@ -1,5 +1,7 @@
-use std::sync::Arc;
+//! How far the agent is, and what of it is not as it should be.
+
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How far the agent is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +27,15 @@ impl Phase {
 
 /// The phase, written by the agent and read from any thread.
 #[derive(Clone, Debug, Default)]
-pub struct PhaseCell(Arc<AtomicU8>);
+pub struct PhaseCell {
+    phase: Arc<AtomicU8>,
+    lacking: Arc<Mutex<Vec<String>>>,
+}
 
 impl PhaseCell {
     /// The phase now.
     pub fn now(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
+        match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Starting,
             1 => Phase::Enforcing,
             _ => Phase::Ending,
@@ -44,6 +49,16 @@ impl PhaseCell {
             Phase::Enforcing => 1,
             Phase::Ending => 2,
         };
-        self.0.store(number, Ordering::Relaxed);
+        self.phase.store(number, Ordering::Relaxed);
+    }
+
+    /// What is not enforced although the agent is in [`Phase::Enforcing`], each in words.
+    pub fn lacking(&self) -> Vec<String> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what is not enforced, all of it.
+    pub fn lack(&self, what: Vec<String>) {
+        *self.lacking.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 }

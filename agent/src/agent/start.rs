@@ -142,6 +142,7 @@ pub(super) async fn start(
         reporting,
         hooks: HookReport::default(),
         ready_file: args.ready_file.clone(),
+        phase: shared.phase.clone(),
     };
 
     let now = clock::monotonic_now();

@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 use super::Signals;
 use super::books::{Books, Shelf};
 use super::start::{Listen, update_proxy};
-use crate::admin::{Question, View};
+use crate::admin::{PhaseCell, Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -73,6 +73,7 @@ pub(super) struct Agent {
     pub(super) reporting: Option<(Reporting, NodeView)>,
     pub(super) hooks: HookReport,
     pub(super) ready_file: Option<PathBuf>,
+    pub(super) phase: PhaseCell,
 }
 
 /// What the owner has to do.
@@ -364,9 +365,13 @@ impl Agent {
         }
     }
 
-    /// Puts right what others did to the hooks; whoever asks `namegate ready` is told what stays wrong.
+    /// Puts right what others did to the hooks; whoever asks `namegate ready` or `/readyz` is told what
+    /// stays wrong.
     fn watch_hooks(&mut self, books: &mut Books) {
         let is_other = self.hooks.look(books.apply.kernel());
+        if is_other {
+            self.phase.lack(self.hooks.lacking().collect());
+        }
         let Some(path) = self.ready_file.as_ref().filter(|_| is_other) else { return };
         if let Err(error) = ready_file::write(path, self.hooks.lacking()) {
             tracing::error!(%error, path = %path.display(), "cannot say whether the agent is ready");

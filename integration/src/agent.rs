@@ -116,6 +116,11 @@ impl Agent {
         run(&mut command, ASK_LIMIT)
     }
 
+    /// The number of its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The socket that the agent answers on.
     pub fn socket(&self) -> &Path {
         &self.socket

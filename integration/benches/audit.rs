@@ -1,0 +1,167 @@
+//! What records of decisions cost: the processor time of an agent that makes all of them, one that makes
+//! as many as its bounds let through, and one that makes next to none, under the same lookups and flows.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+#![expect(clippy::disallowed_methods, reason = "what is measured is a length of time")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use namegate_integration::addresses::{EVIL, KUBE_DNS_SERVICE};
+use namegate_integration::agent::Agent;
+use namegate_integration::manifests::Manifests;
+use namegate_integration::pod::Pod;
+use namegate_integration::town::Town;
+use rustix::process::Signal;
+
+const LOOKUPS: u32 = 5_000;
+const FLOWS: u32 = 20_000;
+const ROUNDS: usize = 3;
+const WARM_UP: Duration = Duration::from_secs(2);
+const MEASURED: Duration = Duration::from_secs(10);
+
+/// What is recorded, and the options that make an agent do so.
+const MODES: [(&str, &[&str]); 3] = [
+    ("next to none", &["--audit-rate", "1"]),
+    ("as by default", &[]),
+    ("all", &["--audit-rate", "0"]),
+];
+
+/// The agent's share of one processor, and what really came to it in a second.
+struct Reading {
+    busy: f64,
+    lookups: f64,
+    flows: f64,
+    lost: u64,
+}
+
+fn main() -> Result<()> {
+    let Some(town) = Town::for_test("bench-audit")? else { return Ok(()) };
+    let manifests = Manifests::town(&town.lab)?;
+    println!("records         busy  lookups/s  flows/s  lost");
+    let mut best = [f64::MAX; MODES.len()];
+    for _ in 0..ROUNDS {
+        for ((mode, arguments), best) in MODES.iter().zip(&mut best) {
+            let reading = measure(&town, &manifests, arguments)?;
+            let Reading { busy, lookups, flows, lost } = reading;
+            println!("{mode:<14} {:>4.1}%  {lookups:>9.0}  {flows:>7.0}  {lost:>4}", busy * 100.0);
+            *best = best.min(busy);
+        }
+    }
+    for ((mode, _), busy) in MODES.iter().zip(best).skip(1) {
+        println!("{mode}: {:+.1} % over {}", (busy / best[0] - 1.0) * 100.0, MODES[0].0);
+    }
+    Ok(())
+}
+
+fn measure(town: &Town, manifests: &Manifests, arguments: &[&str]) -> Result<Reading> {
+    let agent = Agent::start(town, manifests, arguments)?;
+    ensure!(town.checkout.resolve("api.stripe.com")?.status == "NOERROR", "lookups do not work");
+    let query = query("api.stripe.com");
+    let lookups = Pace::start(&town.checkout, LOOKUPS, move |socket, _| {
+        drain(socket);
+        socket.send_to(&query, (KUBE_DNS_SERVICE.v4, 53)).is_ok()
+    })?;
+    // Each another port, and so another flow; none is allowed.
+    let flows = Pace::start(&town.web, FLOWS, |socket, number| {
+        let port = 1 + (number % 60_000) as u16;
+        socket.send_to(b"x", SocketAddr::from((EVIL.v4, port))).is_ok()
+    })?;
+    thread::sleep(WARM_UP);
+    let (began, before) = (Instant::now(), processor_time(&agent)?);
+    let sent = [lookups.count(), flows.count()];
+    thread::sleep(MEASURED);
+    let (took, after) = (began.elapsed().as_secs_f64(), processor_time(&agent)?);
+    let rate = |pace: &Pace, before: u64| (pace.count() - before) as f64 / took;
+    let (asked, opened) = (rate(&lookups, sent[0]), rate(&flows, sent[1]));
+    drop((lookups, flows));
+    let lost = lost(&agent)?;
+    ensure!(agent.stop(Signal::TERM)?.success(), "the agent did not end well");
+    Ok(Reading { busy: (after - before) / took, lookups: asked, flows: opened, lost })
+}
+
+/// Seconds of processor time that the agent's threads have used.
+fn processor_time(agent: &Agent) -> Result<f64> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", agent.process_id()))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let ran = text.split(' ').next().context("what a thread ran for")?;
+        nanoseconds += ran.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+/// Records that the agent says were lost.
+fn lost(agent: &Agent) -> Result<u64> {
+    let status: serde_json::Value =
+        serde_json::from_str(&agent.ask(&["status", "-o", "json"])?.stdout)?;
+    let lost = status["lost"].as_object().context("what was lost")?;
+    Ok(lost.values().filter_map(serde_json::Value::as_u64).sum())
+}
+
+fn query(name: &str) -> Vec<u8> {
+    let mut message = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 0, 1, 0, 1]);
+    message
+}
+
+fn drain(socket: &UdpSocket) {
+    let mut answer = [0; 512];
+    while socket.recv(&mut answer).is_ok() {}
+}
+
+/// Sends so many datagrams a second from a pod until it is dropped.
+struct Pace {
+    is_over: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    sender: Option<JoinHandle<()>>,
+}
+
+impl Pace {
+    fn start(
+        pod: &Pod,
+        per_second: u32,
+        send: impl Fn(&UdpSocket, u64) -> bool + Send + 'static,
+    ) -> Result<Self> {
+        let socket = pod.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
+        socket.set_nonblocking(true)?;
+        let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, sent) = (Arc::clone(&is_over), Arc::clone(&count));
+        let sender = thread::spawn(move || {
+            let began = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                let due = (began.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
+                while sent.load(Ordering::Relaxed) < due {
+                    if !send(&socket, sent.load(Ordering::Relaxed)) {
+                        break;
+                    }
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        Ok(Self { is_over, count, sender: Some(sender) })
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(sender) = self.sender.take() {
+            // It can only end.
+            let _ended = sender.join();
+        }
+    }
+}

@@ -175,6 +175,36 @@ fn another_pod_on_the_interface_inherits_no_flow() {
 
 #[test]
 fn np_22_the_node_reaches_its_pod_whatever_the_policy() {
+#[test]
+fn ep_9_a_name_opens_no_address_that_has_become_somebodys() {
+    let cases = [
+        ("the node itself", 1, DropReason::Denied),
+        ("another node", 2, DropReason::Denied),
+        ("a pod", 256, DropReason::Denied),
+        ("an address of the cluster that nobody has", 5, DropReason::Denied),
+    ];
+    for (whose, identity, reason) in cases {
+        let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
+        let deadline_ns = pod.now_ns + 1_000_000_000;
+        pod.learn(SITE, deadline_ns);
+        pod = mk_connected(pod, SITE);
+        pod.sim.ipcache.insert(ip(SITE).into(), identity);
+        let other = frame::ip(MAC, (ip(POD), ip(SITE)), 6, &frame::tcp(40_001, 443, TCP_SYN));
+        assert_eq!(pod.sends(&other), drop(reason), "to {whose}");
+        pod.endpoint().generation += 1;
+        assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked), "live, to {whose}");
+    }
+}
+
+#[test]
+fn ep_9_a_name_opens_the_api_server_outside_the_cluster() {
+    let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
+    let deadline_ns = pod.now_ns + 1_000_000_000;
+    pod.learn(SITE, deadline_ns);
+    pod.sim.ipcache.insert(ip(SITE).into(), 3);
+    mk_connected(pod, SITE);
+}
+
     let probe = frame::ip(OTHER_MAC, (ip(NODE), ip(POD)), 6, &frame::tcp(50_000, 8_080, TCP_SYN));
     let answer =
         frame::ip(MAC, (ip(POD), ip(NODE)), 6, &frame::tcp(8_080, 50_000, TCP_SYN | TCP_ACK));

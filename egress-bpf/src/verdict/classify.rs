@@ -2,7 +2,9 @@
 //! hold the port), and the lowest set bit decides.
 
 use super::question::{Port, Question};
-use super::{Case, IDENTITY_HOST, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps};
+use super::{
+    Case, IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps,
+};
 use crate::abi::{
     Address, CONFIG_INCOMPLETE, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS,
     LEVELS, NO_CLAUSE, NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet,
@@ -63,7 +65,7 @@ pub fn answer<M: Maps>(
         let row = maps.cidr(&CidrKey::new(&key, case.remote));
         join(&mut case.matching, row);
     }
-    if table.flags & TABLE_NAMES != 0 {
+    if table.flags & TABLE_NAMES != 0 && is_open_to_names(case.remote_identity) {
         let row = names(maps, question.standing(), now_ns, case, &key);
         join(&mut case.matching, row);
     }
@@ -84,6 +86,13 @@ const fn is_open_to_node(question: Question, is_from_node: bool) -> bool {
         Standing::Live => false,
         Standing::LiveFromNode => true,
     }
+}
+
+/// Whether names may open the addresses of an identity (EP-9). User space asks when it learns one;
+/// since then it may have become a pod's or a node's.
+#[inline(always)]
+const fn is_open_to_names(identity: u32) -> bool {
+    matches!(identity, IDENTITY_WORLD | IDENTITY_KUBE_APISERVER)
 }
 
 /// Adds the rules of a row, where there is one, to a set.

@@ -37,6 +37,10 @@ pub const IDENTITY_HOST: u32 = 1;
 /// Stands for the identity of an address that is not found while not every address is known.
 const IDENTITY_UNKNOWN: u32 = 0;
 
+/// Number of the identity of the API server outside of the cluster;
+/// `namegate_policy::identity::Identity::KUBE_APISERVER`.
+pub const IDENTITY_KUBE_APISERVER: u32 = 3;
+
 /// Number of the identity of every address that no map knows;
 /// `namegate_policy::identity::Identity::WORLD`.
 pub const IDENTITY_WORLD: u32 = 4;

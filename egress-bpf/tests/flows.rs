@@ -83,6 +83,43 @@ fn a_connection_that_nobody_saw_open_needs_both_directions() {
 }
 
 #[test]
+fn ch_5_a_connection_that_nobody_saw_open_goes_on_needing_both_directions() {
+    let rules = || vec![allows("203.0.113.10/32", 443), isolated()];
+    for is_first_from_pod in [true, false] {
+        for (name, egress, ingress, lives) in [
+            ("both", rules(), vec![open()], true),
+            ("egress alone", rules(), vec![isolated()], false),
+            ("ingress alone", vec![isolated()], vec![open()], false),
+        ] {
+            let mut pod = Pod::new(rules(), vec![open()]);
+            let first = if is_first_from_pod {
+                pod.sends(&out(SITE, TCP_ACK))
+            } else {
+                pod.gets(&back(SITE, TCP_ACK))
+            };
+            assert_eq!(first, JUDGED);
+            assert_eq!(pod.gets(&back(SITE, TCP_ACK)), KNOWN);
+            pod.change_policy(rules(), vec![open()]);
+            assert_eq!(pod.gets(&back(SITE, TCP_ACK)), JUDGED, "nothing changed");
+            pod.change_policy(egress, ingress);
+            let expected = if lives { JUDGED } else { drop(DropReason::Revoked) };
+            let found = pod.gets(&back(SITE, TCP_ACK));
+            assert_eq!(found, expected, "{name} allowed, pod first {is_first_from_pod}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_is_seen_to_open_needs_its_own_direction_alone() {
+    let mut pod = Pod::new(vec![open()], vec![open()]);
+    assert_eq!(pod.gets(&back(SITE, TCP_ACK)), JUDGED, "nobody saw it open");
+    assert_eq!(pod.sends(&out(SITE, TCP_FIN | TCP_ACK)), KNOWN);
+    let mut pod = mk_connected(pod, SITE);
+    pod.change_policy(vec![allows("203.0.113.10/32", 443), isolated()], vec![isolated()]);
+    assert_eq!(pod.gets(&back(SITE, TCP_ACK)), JUDGED, "its successor between the same ports");
+}
+
+#[test]
 fn a_syn_against_a_live_flow_is_no_reply() {
     let mut pod = mk_connected(mk_isolated(), SITE);
     assert_eq!(pod.gets(&back(SITE, TCP_SYN)), drop(DropReason::NoFlow));
@@ -139,6 +176,36 @@ fn ep_10_an_expired_name_opens_no_flow_and_keeps_live_ones() {
 }
 
 #[test]
+fn ep_9_a_name_opens_no_address_that_has_become_somebodys() {
+    let cases = [
+        ("the node itself", 1, DropReason::Denied),
+        ("another node", 2, DropReason::Denied),
+        ("a pod", 256, DropReason::Denied),
+        ("an address of the cluster that nobody has", 5, DropReason::Denied),
+    ];
+    for (whose, identity, reason) in cases {
+        let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
+        let deadline_ns = pod.now_ns + 1_000_000_000;
+        pod.learn(SITE, deadline_ns);
+        pod = mk_connected(pod, SITE);
+        pod.sim.ipcache.insert(ip(SITE).into(), identity);
+        let other = frame::ip(MAC, (ip(POD), ip(SITE)), 6, &frame::tcp(40_001, 443, TCP_SYN));
+        assert_eq!(pod.sends(&other), drop(reason), "to {whose}");
+        pod.endpoint().generation += 1;
+        assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked), "live, to {whose}");
+    }
+}
+
+#[test]
+fn ep_9_a_name_opens_the_api_server_outside_the_cluster() {
+    let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
+    let deadline_ns = pod.now_ns + 1_000_000_000;
+    pod.learn(SITE, deadline_ns);
+    pod.sim.ipcache.insert(ip(SITE).into(), 3);
+    mk_connected(pod, SITE);
+}
+
+#[test]
 fn flows_time_out_by_their_state() {
     let mut opening = mk_isolated();
     opening.sends(&out(SITE, TCP_SYN));
@@ -175,36 +242,6 @@ fn another_pod_on_the_interface_inherits_no_flow() {
 
 #[test]
 fn np_22_the_node_reaches_its_pod_whatever_the_policy() {
-#[test]
-fn ep_9_a_name_opens_no_address_that_has_become_somebodys() {
-    let cases = [
-        ("the node itself", 1, DropReason::Denied),
-        ("another node", 2, DropReason::Denied),
-        ("a pod", 256, DropReason::Denied),
-        ("an address of the cluster that nobody has", 5, DropReason::Denied),
-    ];
-    for (whose, identity, reason) in cases {
-        let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
-        let deadline_ns = pod.now_ns + 1_000_000_000;
-        pod.learn(SITE, deadline_ns);
-        pod = mk_connected(pod, SITE);
-        pod.sim.ipcache.insert(ip(SITE).into(), identity);
-        let other = frame::ip(MAC, (ip(POD), ip(SITE)), 6, &frame::tcp(40_001, 443, TCP_SYN));
-        assert_eq!(pod.sends(&other), drop(reason), "to {whose}");
-        pod.endpoint().generation += 1;
-        assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked), "live, to {whose}");
-    }
-}
-
-#[test]
-fn ep_9_a_name_opens_the_api_server_outside_the_cluster() {
-    let mut pod = Pod::new(vec![allows_names(), isolated()], vec![isolated()]);
-    let deadline_ns = pod.now_ns + 1_000_000_000;
-    pod.learn(SITE, deadline_ns);
-    pod.sim.ipcache.insert(ip(SITE).into(), 3);
-    mk_connected(pod, SITE);
-}
-
     let probe = frame::ip(OTHER_MAC, (ip(NODE), ip(POD)), 6, &frame::tcp(50_000, 8_080, TCP_SYN));
     let answer =
         frame::ip(MAC, (ip(POD), ip(NODE)), 6, &frame::tcp(8_080, 50_000, TCP_SYN | TCP_ACK));

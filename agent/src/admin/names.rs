@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use namegate_egress_bpf::abi::{Direction, FLOW_REVOKED, ROLE_PLAIN, ROLE_TRANSLATED};
+use namegate_egress_bpf::abi::{FLOW_REVOKED, ROLE_PLAIN, ROLE_TRANSLATED};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::{Lease, Place};
 use namegate_policy::table::PolicyTable;
@@ -178,7 +178,7 @@ async fn live_flows(context: &Context) -> Result<BTreeMap<Place, u64>, Failure> 
             ROLE_TRANSLATED => flow.peer,
             _ => continue,
         };
-        let is_own = flow.initiator == Direction::Egress as u8 && flow.state != FLOW_REVOKED;
+        let is_own = flow.may_be_own() && flow.state != FLOW_REVOKED;
         if let Some((_, Some(identity))) = registry.endpoint(key.ifindex).filter(|_| is_own) {
             *count.entry((identity, remote.into())).or_default() += 1;
         }

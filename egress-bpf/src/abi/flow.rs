@@ -1,4 +1,4 @@
-use super::Address;
+use super::{Address, Direction};
 
 /// A flow that the reply direction has not been seen of.
 pub const FLOW_OPENING: u8 = 0;
@@ -85,8 +85,8 @@ pub struct Flow {
     pub state: u8,
     /// `ROLE_*`.
     pub role: u8,
-    /// Zero.
-    pub padding: u8,
+    /// One where nobody saw it open, so that `initiator` is whoever was seen first.
+    pub midway: u8,
     /// See [`Flow::role`].
     pub peer: Address,
     /// Port at `peer`.
@@ -109,11 +109,16 @@ impl Flow {
         initiator: 0,
         state: FLOW_OPENING,
         role: ROLE_PLAIN,
-        padding: 0,
+        midway: 0,
         peer: Address::UNSPECIFIED,
         peer_port: 0,
         reserved: [0; 6],
     };
+
+    /// Whether the endpoint opened it, or may have.
+    pub const fn may_be_own(&self) -> bool {
+        self.initiator == Direction::Egress as u8 || self.midway != 0
+    }
 }
 
 /// Key of `OPENED` and `RELEASED`: whose entries of `FLOWS` are counted. Both zero: everybody's.

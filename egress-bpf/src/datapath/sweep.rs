@@ -9,7 +9,7 @@ use namegate_policy::time::Timestamp;
 use super::Datapath;
 use super::error::DatapathError;
 use crate::abi::{
-    Backend, Direction, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN,
+    Backend, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN,
     ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
 };
 use crate::packet::protocol;
@@ -91,7 +91,7 @@ impl Datapath {
             if flow.role != ROLE_PLAIN {
                 translated.insert(key);
             }
-            if flow.initiator == Direction::Egress as u8 && flow.state != FLOW_REVOKED {
+            if flow.may_be_own() && flow.state != FLOW_REVOKED {
                 sweep.in_use.insert((identity, remote.into()));
             }
         }

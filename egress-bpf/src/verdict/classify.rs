@@ -83,7 +83,7 @@ const fn is_open_to_node(question: Question, is_from_node: bool) -> bool {
     match question.standing() {
         // Where it is asked about the other side, the node may well have opened the flow.
         Standing::Opened => is_from_node || question.is_of_other_side(),
-        Standing::Live => false,
+        Standing::Live => question.is_of_other_side(),
         Standing::LiveFromNode => true,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A flow is known under its endpoint's interface and epoch, so that no other endpoint, and no later
 //! pod on the same interface, can use it. A flow judged under another generation is judged again in
-//! the direction of whoever opened it.
+//! the direction of whoever opened it, and in both where nobody saw who did.
 
 use super::classify::Standing;
 use super::service::{self, Half};
@@ -62,8 +62,9 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
         Known::Stale(opener, standing) => (opener, standing),
         Known::Revoked | Known::Absent => (scene.direction, Standing::Opened),
     };
-    let is_midway =
-        matches!(known, Known::Absent) && is_tcp(&case.headers) && !is_syn(&case.headers);
+    if matches!(known, Known::Absent) {
+        case.is_midway = is_tcp(&case.headers) && !is_syn(&case.headers);
+    }
     let mut is_untold = false;
     if matches!(known, Known::Stale(..)) {
         // Opened before the endpoint was governed: its backend is not known, and cannot be judged.
@@ -74,11 +75,11 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
         if let Direction::Egress = scene.direction {
             service::choose(maps, case)?;
         }
-        if is_midway && !matches!(case.way, Way::Straight) {
+        if case.is_midway && !matches!(case.way, Way::Straight) {
             return Err(DropReason::NoFlow);
         }
     }
-    let question = Question::new(case, opener, standing, is_midway);
+    let question = Question::new(case, opener, standing);
     let outcome =
         if is_untold { Err(DropReason::Denied) } else { judge(maps, scene, case, question) };
     if !matches!(question.standing(), Standing::Opened) {
@@ -173,7 +174,7 @@ fn known_from_half<M: Maps>(
 }
 
 #[inline(always)]
-fn known_by(flow: &mut Flow, scene: &Scene, case: &Case) -> Result<Known, DropReason> {
+fn known_by(flow: &mut Flow, scene: &Scene, case: &mut Case) -> Result<Known, DropReason> {
     if flow_is_expired(case.key.protocol, flow, scene.now_ns) {
         return Ok(Known::Absent);
     }
@@ -190,6 +191,7 @@ fn known_by(flow: &mut Flow, scene: &Scene, case: &Case) -> Result<Known, DropRe
             return Ok(Known::Absent);
         }
     }
+    case.is_midway = flow.midway != 0;
     if flow.state == FLOW_REVOKED {
         flow.seen_ns = scene.now_ns;
         return if is_reply { Err(DropReason::Revoked) } else { Ok(Known::Revoked) };
@@ -291,6 +293,7 @@ fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, 
     case.flow.clause = case.clause;
     case.flow.audit = case.audit;
     case.flow.initiator = scene.direction as u8;
+    case.flow.midway = case.is_midway as u8;
     if !matches!(case.way, Way::Straight) {
         begin_other(maps, scene, case)?;
     }

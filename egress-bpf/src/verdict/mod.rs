@@ -201,6 +201,8 @@ pub struct Case {
     pub opener: Direction,
     /// Whether this is the first packet of a flow.
     pub is_first: bool,
+    /// Whether nobody saw the flow open.
+    is_midway: bool,
     /// Whether the endpoint's lookups go to the proxy.
     is_dns_governed: bool,
     /// Whether the endpoint's flows to services are translated here.
@@ -239,6 +241,7 @@ impl Case {
         way: Way::Straight,
         opener: Direction::Egress,
         is_first: false,
+        is_midway: false,
         is_dns_governed: false,
         is_translated: false,
         twin: FlowKey::UNKNOWN,
@@ -264,6 +267,7 @@ impl Case {
         self.way = Way::Straight;
         self.opener = Direction::Egress;
         self.is_first = false;
+        self.is_midway = false;
     }
 
     /// How user space is told of the verdict; `None` where it is not.

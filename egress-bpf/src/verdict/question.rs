@@ -28,12 +28,7 @@ const REMOTE_SHIFT: u32 = 32;
 impl Question {
     /// The question about the flow of `case`, whose opener stands on the side of `opener`.
     #[inline(always)]
-    pub(super) const fn new(
-        case: &Case,
-        opener: Direction,
-        standing: Standing,
-        is_midway: bool,
-    ) -> Self {
+    pub(super) const fn new(case: &Case, opener: Direction, standing: Standing) -> Self {
         let (key, remote_port) = (&case.key, case.remote_port);
         let (class, local_port, remote_port) = match (key.protocol, case.headers.kind) {
             (protocol::TCP, _) => (PortClass::Tcp, key.local_port, remote_port),
@@ -52,7 +47,7 @@ impl Question {
             Standing::Live => LIVE,
             Standing::LiveFromNode => LIVE_FROM_NODE,
         };
-        let midway = if is_midway { MIDWAY } else { 0 };
+        let midway = if case.is_midway { MIDWAY } else { 0 };
         let number = opener
             | standing
             | midway

@@ -7,18 +7,19 @@
 //! it holds for one batch, and spares two switches of threads. Where they do not, it queues its batch
 //! for the owner.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use namegate_dns_proxy::learner::Lesson;
 use namegate_egress_bpf::datapath::Datapath;
+use namegate_policy::learned;
 use namegate_policy::time::Timestamp;
 use tokio::sync::Notify;
 
 use crate::apply::{Apply, Outcome};
 use crate::dns::{self, Outcomes};
 use crate::registry::Registry;
-use crate::state::{Answer, Effects, State};
+use crate::state::{Answer, NameRules, State};
 
 /// The state, and what of it is in force.
 pub(super) struct Books {
@@ -42,22 +43,30 @@ impl Books {
 
     /// Opens the addresses of answers with one batch of writes, and says what became of each.
     pub(super) fn teach(&mut self, lessons: &[Lesson]) -> Outcomes {
-        let mut effects = Effects::default();
+        let mut changes: BTreeMap<learned::Place, Option<NameRules>> = BTreeMap::new();
         let taught: Vec<_> = lessons
             .iter()
             .map(|lesson| {
-                let (caused, taught) = self.state.teach(&answer(lesson), lesson.now)?;
-                effects.absorb(caused);
-                Ok(taught)
+                let answer = answer(lesson);
+                // What the batch changes is in force before any answer of it leaves.
+                let in_force = |address| {
+                    let place = (answer.identity, address);
+                    changes.get(&place).copied().unwrap_or_else(|| self.apply.opened(place))
+                };
+                if let Some(taught) = self.state.repeated(&answer, lesson.now, in_force) {
+                    return Ok(taught);
+                }
+                self.state.teach_into(&mut changes, &answer, lesson.now)
             })
             .collect();
-        self.has_learned = true;
-        let written = self.apply.apply(effects);
+        self.has_learned |= !changes.is_empty();
+        let written = self.apply.write_learned(changes);
         let learned = lessons.iter().zip(taught);
         let outcomes = learned
             .map(|(lesson, taught)| dns::outcome(lesson, taught, &written.unwritten))
             .collect();
-        self.note(written);
+        self.tell(&written.failures);
+        self.failures.extend(written.failures);
         outcomes
     }
 
@@ -69,11 +78,15 @@ impl Books {
         for table in &outcome.removed_tables {
             self.registry.remove_table(*table);
         }
-        let failures: BTreeSet<String> = outcome.failures.into_iter().collect();
-        for failure in failures.difference(&self.failures) {
+        self.tell(&outcome.failures);
+        self.failures = outcome.failures.into_iter().collect();
+    }
+
+    /// Tells the operator of failures that were not there before.
+    fn tell(&self, failures: &[String]) {
+        for failure in failures.iter().filter(|failure| !self.failures.contains(*failure)) {
             tracing::error!(failure = %failure, "cannot be enforced yet; tried again every second");
         }
-        self.failures = failures;
     }
 }
 

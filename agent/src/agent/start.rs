@@ -129,6 +129,7 @@ pub(super) async fn start(
         },
         remembered_path: remembered::path(&args.node.run_dir()),
         remember_from: Instant::now(),
+        retry_from: Instant::now(),
         events_lost: 0,
         wanted,
         lessons,

@@ -59,6 +59,7 @@ pub(super) struct Agent {
     pub(super) listen: Listen,
     pub(super) remembered_path: PathBuf,
     pub(super) remember_from: Instant,
+    pub(super) retry_from: Instant,
     pub(super) events_lost: u64,
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
     pub(super) lessons: mpsc::Receiver<LessonRequest>,
@@ -340,7 +341,8 @@ impl Agent {
     }
 
     async fn upkeep(&mut self, books: &mut Books) {
-        if books.apply.needs_retry() {
+        if books.apply.needs_retry() && Instant::now() >= self.retry_from {
+            let began = Instant::now();
             let mut effects = Effects::default();
             for identity in books.apply.retry_identities() {
                 if let Some(effect) = books.state.table_effect(identity) {
@@ -348,6 +350,8 @@ impl Agent {
                 }
             }
             self.put(books, effects).await;
+            // Lookups wait meanwhile: however much there is to write, it is for a fiftieth of the time.
+            self.retry_from = Instant::now() + began.elapsed() * 49;
         }
         if let Some((_, view)) = &mut self.reporting {
             view.update(&books.state, &books.apply);

@@ -207,14 +207,7 @@ impl<K: Kernel> Apply<K> {
         for (identity, names) in later.names {
             self.write_all_names(identity, names, &mut outcome);
         }
-        let mut by_identity: BTreeMap<Identity, BTreeMap<IpAddr, Option<NameRules>>> =
-            BTreeMap::new();
-        for ((identity, address), rules) in effects.names {
-            by_identity.entry(identity).or_default().insert(address, rules);
-        }
-        for (identity, names) in by_identity {
-            self.write_names(identity, names, &mut outcome);
-        }
+        self.write_places(effects.names, &mut outcome);
         for identity in effects.retired {
             self.retire(identity, &mut outcome);
         }

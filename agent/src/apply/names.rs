@@ -1,12 +1,14 @@
 //! What learned addresses open, in force and on its way there.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use namegate_egress_bpf::abi::Address;
 use namegate_egress_bpf::compile::{NameBook, NameWrites};
 use namegate_policy::identity::Identity;
+use namegate_policy::learned::Place;
 use namegate_policy::table::PolicyTable;
 use namegate_policy::time::Timestamp;
 
@@ -32,6 +34,36 @@ impl InForce {
 }
 
 impl<K: Kernel> Apply<K> {
+    /// What a learned address opens, as the kernel has it; `None` also where that is not certain.
+    pub fn opened(&self, (identity, address): Place) -> Option<NameRules> {
+        let in_force = self.identities.get(&identity)?;
+        if in_force.is_unsure || self.behind.contains(&identity) {
+            return None;
+        }
+        in_force.rules(address.into())
+    }
+
+    /// Writes what answers taught, and nothing else: whoever waits for an answer does not wait for
+    /// what failed before to be tried again.
+    pub fn write_learned(&mut self, names: BTreeMap<Place, Option<NameRules>>) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.write_places(names, &mut outcome);
+        outcome
+    }
+
+    pub(super) fn write_places(
+        &mut self,
+        places: BTreeMap<Place, Option<NameRules>>,
+        outcome: &mut Outcome,
+    ) {
+        let mut places = places.into_iter().peekable();
+        while let Some(&((identity, _), _)) = places.peek() {
+            let own = iter::from_fn(|| places.next_if(|((whose, _), _)| *whose == identity));
+            let names = own.map(|((_, address), rules)| (address, rules)).collect();
+            self.write_names(identity, names, outcome);
+        }
+    }
+
     /// Writes what all learned addresses of an identity open.
     pub(super) fn write_all_names(
         &mut self,

@@ -354,6 +354,24 @@ fn whichever_write_fails_is_told_and_heals() {
     }
 }
 
+#[test]
+fn what_answers_teach_is_written_without_trying_again_what_failed() {
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let next = apply.kernel().calls + 1;
+    apply.kernel().failing = BTreeSet::from([next]);
+    apply.apply(Effects { services: Some(Arc::default()), ..Effects::default() });
+    assert!(apply.needs_retry());
+    apply.kernel().log.clear();
+    let rules = mk_rules(9, &[1]);
+    let names = BTreeMap::from([((identity(), ip("203.0.113.1")), Some(rules))]);
+    let outcome = apply.write_learned(names);
+    assert!(outcome.failures.is_empty() && outcome.unwritten.is_empty());
+    assert_eq!(apply.opened((identity(), ip("203.0.113.1"))), Some(rules));
+    assert_eq!(apply.kernel().log, ["names"]);
+    assert!(apply.needs_retry(), "the owner's, and not the lookups'");
+}
+
 /// An address or a service that the kernel does not have may be anybody's: until it has, what is not
 /// found is closed.
 #[test]

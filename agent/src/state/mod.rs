@@ -16,6 +16,7 @@ mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,11 @@ pub use sharing::{Sharing, find_shared};
 pub use view::LocalPod;
 
 use names::{ClusterAddresses, NameClauses, Openings};
+
+/// Within this time, and a quarter of the grace at most, an answer that is given again extends
+/// nothing: what it may be kept for is cut to what is in force, and a name that is asked a thousand
+/// times a second costs one write of them.
+const REPEAT: Duration = Duration::from_secs(1);
 
 /// What the agent was told at its start.
 #[derive(Clone, Debug)]
@@ -235,12 +241,71 @@ impl State {
         effects
     }
 
+    /// What becomes of an answer that says nothing which is not in force already: under its name each
+    /// of its addresses is fresh for as long as it would make it, give or take [`REPEAT`], and what the
+    /// kernel has of an address, as `in_force` says, opens what the answer would. `None` where it has
+    /// to be learned, or cannot be.
+    ///
+    /// Answers from the cache are like that, and those to a name that is asked all the time.
+    pub fn repeated(
+        &self,
+        answer: &Answer,
+        now: Timestamp,
+        in_force: impl Fn(IpAddr) -> Option<NameRules>,
+    ) -> Option<Taught> {
+        let table = self.tables.built().get(&answer.identity)?;
+        let clauses = NameClauses::of(&table.names, &answer.name);
+        if clauses.all.is_empty() && !answer.clauses.is_empty() {
+            return None;
+        }
+        let openings = self.openings();
+        let window = self.settings.window;
+        let slack = REPEAT.min(window.grace / 4);
+        let learned = self.learned.read();
+        let mut taught = Taught::default();
+        for &(address, ttl) in &answer.addresses {
+            let place = (answer.identity, address);
+            let wanted = window.deadline(Duration::from_secs(u64::from(ttl)), now);
+            if learned.fresh_until(place, &answer.name)?.saturating_add(slack) < wanted {
+                return None;
+            }
+            match (openings.judge(address, &clauses), in_force(address)) {
+                (Ok(opens), _) if opens.is_empty() => {
+                    taught.withheld.push((address, Withheld::NoRule));
+                }
+                (Ok(opens), Some(rules))
+                    if opens.without(&rules.fresh).is_empty() && rules.deadline > now =>
+                {
+                    let until = taught.open_until.unwrap_or(Timestamp::NEVER);
+                    taught.open_until = Some(until.min(rules.deadline));
+                }
+                (Err(reason), None) => taught.withheld.push((address, Withheld::NotOpened(reason))),
+                // What is in force is not what the answer would put in force.
+                (Ok(_) | Err(_), _) => return None,
+            }
+        }
+        Some(taught)
+    }
+
     /// Learns an answer. On an error nothing changed.
     pub fn teach(
         &mut self,
         answer: &Answer,
         now: Timestamp,
     ) -> Result<(Effects, Taught), TeachError> {
+        let mut effects = Effects::default();
+        let taught = self.teach_into(&mut effects.names, answer, now)?;
+        Ok((effects, taught))
+    }
+
+    /// Learns an answer and adds what its addresses open to `names`, which one batch of answers
+    /// shares. On an error nothing changed.
+    pub fn teach_into(
+        &mut self,
+        names: &mut BTreeMap<Place, Option<NameRules>>,
+        answer: &Answer,
+        now: Timestamp,
+    ) -> Result<Taught, TeachError> {
         let table = self.tables.built().get(&answer.identity).ok_or(TeachError::Stale)?;
         let policy = Arc::clone(&table.names);
         let clauses = NameClauses::of(&policy, &answer.name);
@@ -281,12 +346,12 @@ impl State {
                 "learned names make room for others: those that end first are closed early"
             );
         }
-        let effects = self.rewrite(places);
+        self.rewrite_into(names, places);
         let is_open = |rules: &&NameRules| !rules.fresh.is_empty();
         let own = answer.addresses.iter().map(|(address, _)| (answer.identity, *address));
-        let rules = own.filter_map(|place| effects.names.get(&place)?.as_ref());
+        let rules = own.filter_map(|place| names.get(&place)?.as_ref());
         taught.open_until = rules.filter(is_open).map(|rules| rules.deadline).min();
-        Ok((effects, taught))
+        Ok(taught)
     }
 
     /// When the next deadline passes.
@@ -364,19 +429,28 @@ impl State {
     /// What these places open, given what is learned of them.
     fn rewrite(&self, places: BTreeSet<Place>) -> Effects {
         let mut effects = Effects::default();
-        let mut by_identity: BTreeMap<Identity, Vec<IpAddr>> = BTreeMap::new();
-        for (identity, address) in places {
-            by_identity.entry(identity).or_default().push(address);
-        }
-        let learned = self.learned.read();
-        for (identity, addresses) in by_identity {
-            let Some(table) = self.tables.built().get(&identity) else { continue };
-            let rules = self.openings().rules(&learned, identity, &table.names, addresses);
-            let known = |rules: NameRules| (!rules.live.is_empty()).then_some(rules);
-            effects.names.extend(
-                rules.into_iter().map(|(address, rules)| ((identity, address), known(rules))),
-            );
-        }
+        self.rewrite_into(&mut effects.names, places);
         effects
+    }
+
+    fn rewrite_into(
+        &self,
+        names: &mut BTreeMap<Place, Option<NameRules>>,
+        places: impl IntoIterator<Item = Place>,
+    ) {
+        let learned = self.learned.read();
+        let openings = self.openings();
+        let mut places = places.into_iter().peekable();
+        while let Some((identity, first)) = places.next() {
+            let others = iter::from_fn(|| places.next_if(|(whose, _)| *whose == identity));
+            let addresses = iter::once(first).chain(others.map(|(_, address)| address));
+            let Some(table) = self.tables.built().get(&identity) else {
+                addresses.for_each(drop);
+                continue;
+            };
+            openings.each(&learned, identity, &table.names, addresses, |address, rules| {
+                names.insert((identity, address), (!rules.live.is_empty()).then_some(rules));
+            });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What learned addresses open, under a policy table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use namegate_egress_bpf::abi::RuleSet;
@@ -70,8 +70,24 @@ impl Openings<'_> {
         policy: &NamePolicy,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> BTreeMap<IpAddr, NameRules> {
-        let mut decided: BTreeMap<&DnsName, NameClauses> = BTreeMap::new();
         let mut rules = BTreeMap::new();
+        self.each(learned, identity, policy, addresses, |address, opened| {
+            rules.insert(address, opened);
+        });
+        rules
+    }
+
+    /// Hands what each of `addresses` opens for `identity` to `take`.
+    pub(super) fn each(
+        &self,
+        learned: &Learned,
+        identity: Identity,
+        policy: &NamePolicy,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        mut take: impl FnMut(IpAddr, NameRules),
+    ) {
+        // By hash: a tree's smallest node would be the dearest allocation of a lookup.
+        let mut decided: HashMap<&DnsName, NameClauses> = HashMap::new();
         for address in addresses {
             let mut opened = NameRules { deadline: Timestamp::NEVER, ..NameRules::default() };
             for (name, lease) in learned.leases((identity, address)) {
@@ -88,9 +104,8 @@ impl Openings<'_> {
             if opened.fresh.is_empty() {
                 opened.deadline = Timestamp::default();
             }
-            rules.insert(address, opened);
+            take(address, opened);
         }
-        rules
     }
 }
 

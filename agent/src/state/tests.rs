@@ -1,3 +1,4 @@
+use namegate_egress_bpf::abi::RuleSet;
 use namegate_policy::object::ObjectRef;
 
 use namegate_policy::dns::NameDecision;
@@ -279,6 +280,71 @@ fn ep_10_an_answer_opens_its_addresses_for_a_while() {
     assert!(effects.names.is_empty(), "a flow lives");
     let effects = state.handle(Event::Swept { since: at(140), in_use: BTreeSet::new() }, at(140));
     assert_eq!(effects.names[&(identity, address)], None, "the last flow is gone");
+}
+
+/// What the kernel would have after these effects.
+fn in_force(effects: &Effects, identity: Identity) -> impl Fn(IpAddr) -> Option<NameRules> {
+    move |address| effects.names.get(&(identity, address)).copied().flatten()
+}
+
+#[test]
+fn an_answer_that_says_what_is_in_force_has_to_be_taught_no_more() {
+    let (mut state, identity) = mk_running();
+    let addresses = [("203.0.113.1", 20), ("10.244.1.6", 20)];
+    let answer = mk_answer(identity, "a.example.com", &addresses);
+    assert_eq!(state.repeated(&answer, at(100), |_| None), None, "never heard of");
+    let (effects, taught) = state.teach(&answer, at(100)).unwrap();
+    assert_eq!(state.repeated(&answer, at(100), in_force(&effects, identity)), Some(taught));
+    // From the cache, three seconds later.
+    let cached = mk_answer(identity, "a.example.com", &[("203.0.113.1", 17)]);
+    let known = state.repeated(&cached, at(103), in_force(&effects, identity)).unwrap();
+    assert_eq!(known.open_until, Some(at(125)));
+}
+
+#[test]
+fn an_answer_is_taught_whenever_it_opens_more_than_is_in_force() {
+    let (mut state, identity) = mk_running();
+    let answer = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]);
+    let (effects, _) = state.teach(&answer, at(100)).unwrap();
+    let repeated = |answer: &Answer, seconds: u64, change: &dyn Fn(&mut NameRules)| {
+        let known = in_force(&effects, identity);
+        let changed = |address| known(address).map(|mut rules| (change(&mut rules), rules).1);
+        state.repeated(answer, at(seconds), changed).is_some()
+    };
+    let as_it_is = |_: &mut NameRules| {};
+    let other = mk_answer(identity, "b.example.com", &[("203.0.113.1", 20)]);
+    let more = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20), ("203.0.113.2", 20)]);
+    let mut decided = mk_answer(identity, "unknown.test", &[("203.0.113.1", 20)]);
+    decided.clauses = vec![0];
+    assert!(repeated(&answer, 101, &as_it_is), "a grace of five seconds gives a second and a quarter");
+    assert!(!repeated(&answer, 102, &as_it_is), "a later deadline");
+    assert!(!repeated(&other, 100, &as_it_is), "another name");
+    assert!(!repeated(&more, 100, &as_it_is), "one address more");
+    assert!(!repeated(&decided, 100, &as_it_is), "a name that the policy allows no more");
+    assert!(!repeated(&answer, 100, &|rules| rules.fresh = RuleSet::EMPTY), "fewer rules");
+    assert!(!repeated(&answer, 100, &|rules| rules.deadline = at(100)), "a row that has ended");
+    assert!(state.repeated(&answer, at(100), |_| None).is_none(), "no row");
+    assert!(state.repeated(&answer, at(101), in_force(&effects, identity)).is_some());
+    state.handle(Event::Tick, at(125));
+    assert!(!repeated_at(&state, &answer, &effects, 125), "what lingers opens nothing");
+}
+
+fn repeated_at(state: &State, answer: &Answer, effects: &Effects, seconds: u64) -> bool {
+    state.repeated(answer, at(seconds), in_force(effects, answer.identity)).is_some()
+}
+
+#[test]
+fn an_answer_whose_address_became_a_pod_is_taught_so_that_its_row_goes() {
+    let (mut state, identity) = mk_running();
+    let answer = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]);
+    let (effects, _) = state.teach(&answer, at(100)).unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: late, namespace: shop}\n\
+               status: {podIPs: [{ip: 203.0.113.1}]}\n";
+    state.handle(upsert(&format!("{OBJECTS}\n---\n{pod}")), at(101));
+    assert!(!repeated_at(&state, &answer, &effects, 101));
+    let (effects, taught) = state.teach(&answer, at(101)).unwrap();
+    assert_eq!(effects.names[&(identity, ip("203.0.113.1"))], None);
+    assert_eq!(taught.withheld, [(ip("203.0.113.1"), Withheld::NotOpened(NotOpened::Pod))]);
 }
 
 #[test]

@@ -164,6 +164,17 @@ impl Learned {
         leases.into_iter()
     }
 
+    /// Until when `name` opens its address to new flows; `None` where it does not.
+    pub fn fresh_until(&self, (identity, address): Place, name: &DnsName) -> Option<Timestamp> {
+        let name = self.store.find_name(identity, name)?;
+        let address = self.store.find_address((identity, address))?;
+        let pair = self.store.find_pair(name, address)?;
+        match self.store.pair(pair)?.instant.lease() {
+            Lease::Fresh { deadline } => Some(deadline),
+            Lease::Lingering { .. } => None,
+        }
+    }
+
     /// The addresses that `identity` holds, fresh or lingering, in order.
     pub fn addresses(&self, identity: Identity) -> impl Iterator<Item = IpAddr> {
         let pairs = self.book(identity).into_iter().flat_map(Book::pairs);

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::sieve::{Sieve, Wanted};
 use super::{Context, Failure};
-use crate::audit::{Entry, Heard, Listener, LossSource, LostRecord, Record};
+use crate::audit::{Entry, Following, Heard, Listener, LossSource, LostRecord, Record};
 
 /// Records that are kept.
 pub const KEPT: usize = 4_096;
@@ -49,6 +49,8 @@ struct Reading {
     follows: bool,
     since: Option<SystemTime>,
     sieve: Sieve,
+    /// While it is held, what the log has no room for is heard too.
+    _following: Option<Following>,
 }
 
 impl Recent {
@@ -157,6 +159,7 @@ async fn records(
         follows: wanted.follow,
         since,
         sieve: Sieve::new(&wanted)?,
+        _following: wanted.follow.then(|| context.log.follow()),
     };
     let lines = stream::unfold(reading, |mut reading| async {
         let lines = reading.lines().await?;
@@ -188,6 +191,7 @@ mod tests {
             follows,
             since: None,
             sieve: Sieve::default(),
+            _following: None,
         }
     }
 

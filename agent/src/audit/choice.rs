@@ -34,6 +34,11 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Whether every record is kept, whatever it tells.
+    pub fn keeps_all(&self) -> bool {
+        self.otherwise == Keep::All && self.by_policy.is_empty()
+    }
+
     /// Whether `record` is kept; what tells of missing records always is.
     pub fn keeps(&self, record: &Record) -> bool {
         if record.endpoint().is_none() {

@@ -29,6 +29,7 @@ pub struct AuditCounts {
 pub(super) struct Counts {
     waiting: AtomicUsize,
     listeners: AtomicUsize,
+    followers: AtomicUsize,
     kernel: AtomicU64,
     queue: AtomicU64,
     pub(super) suppressed: AtomicU64,
@@ -48,6 +49,7 @@ impl Counts {
         Self {
             waiting: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
+            followers: AtomicUsize::new(0),
             kernel: AtomicU64::new(0),
             queue: AtomicU64::new(0),
             suppressed: AtomicU64::new(0),
@@ -66,6 +68,26 @@ impl Counts {
             self.listeners.fetch_add(1, Ordering::Relaxed);
         } else {
             self.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn followers_changed(&self, is_more: bool) {
+        if is_more {
+            self.followers.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.followers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody watches what listeners hear.
+    pub(super) fn is_followed(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a record that its endpoint's bounds kept from the sinks.
+    pub(super) fn suppress(&self) {
+        if !self.sinks.is_empty() {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -24,7 +24,7 @@ const POLICIES_MAX: usize = 16;
 const NAMES_MAX: usize = 16;
 
 /// Looks up what numbers stand for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Describer {
     registry: Arc<Registry>,
 }
@@ -59,20 +59,11 @@ impl Describer {
         } else {
             deciders(&decision.policies)
         };
-        let known = self.registry.pod(decision.source.ip()).filter(|known| {
-            known.pod.namespace == client.endpoint.namespace
-                && known.pod.name == client.endpoint.pod
-        });
         let addresses = &decision.addresses;
         DnsRecord {
             verdict,
             reason,
-            endpoint: EndpointLabel {
-                namespace: Some(Arc::clone(&client.endpoint.namespace)),
-                pod: Some(Arc::clone(&client.endpoint.pod)),
-                identity: Some(client.identity.number()),
-                ..known.as_deref().map(endpoint).unwrap_or_default()
-            },
+            endpoint: self.asker(decision),
             query: Some(Query {
                 name: decision.name.to_string(),
                 kind: decision.query_type.to_string().into(),
@@ -100,6 +91,21 @@ impl Describer {
             },
             cached: decision.cached,
             latency_us: u64::try_from(decision.latency.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The pod that asked.
+    pub(super) fn asker(&self, decision: &DecisionRecord) -> EndpointLabel {
+        let client = &decision.client;
+        let known = self.registry.pod(decision.source.ip()).filter(|known| {
+            known.pod.namespace == client.endpoint.namespace
+                && known.pod.name == client.endpoint.pod
+        });
+        EndpointLabel {
+            namespace: Some(Arc::clone(&client.endpoint.namespace)),
+            pod: Some(Arc::clone(&client.endpoint.pod)),
+            identity: Some(client.identity.number()),
+            ..known.as_deref().map(endpoint).unwrap_or_default()
         }
     }
 

@@ -1,7 +1,7 @@
 //! The thread between those who decide and those who are told.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,6 @@ use super::limit::Limiter;
 use super::outlet::{Outlet, lost};
 use super::{AuditConfig, Choice, Entry, Record};
 use crate::clock;
-use crate::registry::Registry;
 
 /// How often it is said what was kept out or lost.
 const TELL: Duration = Duration::from_secs(10);
@@ -33,6 +32,8 @@ pub(super) enum Message {
         decision: Box<DecisionRecord>,
         /// How many addresses were left out of it.
         omitted: u32,
+        /// Whether its endpoint's bounds let it through, where they were asked.
+        admitted: Option<bool>,
     },
     /// A decision about a packet.
     Flow(FlowEvent),
@@ -45,7 +46,7 @@ pub(super) enum Message {
 pub(super) struct Hub {
     describer: Describer,
     choice: Choice,
-    limiter: Limiter,
+    limiter: Arc<Mutex<Limiter>>,
     outlets: Vec<Outlet>,
     listeners: broadcast::Sender<Arc<Entry>>,
     counts: Arc<Counts>,
@@ -56,15 +57,16 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(
         config: &AuditConfig,
-        registry: Arc<Registry>,
+        describer: Describer,
+        limiter: Arc<Mutex<Limiter>>,
         outlets: Vec<Outlet>,
         listeners: broadcast::Sender<Arc<Entry>>,
         counts: Arc<Counts>,
     ) -> Self {
         Self {
-            describer: Describer::new(registry),
+            describer,
             choice: config.choice.clone(),
-            limiter: Limiter::new(config.bounds),
+            limiter,
             outlets,
             listeners,
             counts,
@@ -102,38 +104,40 @@ impl Hub {
     }
 
     fn take(&mut self, message: Message) -> ControlFlow<()> {
-        let entry = match message {
-            Message::Lookup { time, decision, omitted } => {
+        let (entry, admitted) = match message {
+            Message::Lookup { time, decision, omitted, admitted } => {
                 let record = self.describer.lookup(&decision, omitted);
-                Entry { time, record: Record::Dns(Box::new(record)) }
+                (Entry { time, record: Record::Dns(Box::new(record)) }, admitted)
             }
             Message::Flow(event) => {
                 let time = clock::wall_time(event.time, clock::monotonic_now(), SystemTime::now());
-                Entry { time, record: Record::Flow(Box::new(self.describer.flow(&event))) }
+                (Entry { time, record: Record::Flow(Box::new(self.describer.flow(&event))) }, None)
             }
             Message::Stop => return ControlFlow::Break(()),
         };
         self.counts.leave();
         let now = Instant::now();
-        self.pass_on(&Arc::new(entry), now);
+        self.pass_on(&Arc::new(entry), admitted, now);
         self.tell_if_due(now);
         ControlFlow::Continue(())
     }
 
-    fn pass_on(&mut self, entry: &Arc<Entry>, now: Instant) {
-        // Nobody listens: nothing is kept.
-        let _ = self.listeners.send(Arc::clone(entry));
-        if self.outlets.is_empty() {
-            return;
+    fn pass_on(&self, entry: &Arc<Entry>, admitted: Option<bool>, now: Instant) {
+        let is_chosen = self.choice.keeps(&entry.record);
+        let admits = || limiter(&self.limiter).admits(&entry.record, now);
+        let is_admitted = !is_chosen || admitted.unwrap_or_else(admits);
+        if is_admitted || self.counts.is_followed() {
+            // Nobody listens: nothing is kept.
+            let _ = self.listeners.send(Arc::clone(entry));
         }
-        if !self.choice.keeps(&entry.record) {
-            self.counts.not_chosen.fetch_add(1, Ordering::Relaxed);
-        } else if self.limiter.admits(&entry.record, now) {
+        if !is_admitted {
+            self.counts.suppress();
+        } else if is_chosen {
             for outlet in &self.outlets {
                 outlet.put(entry, &self.counts);
             }
-        } else {
-            self.counts.suppressed.fetch_add(1, Ordering::Relaxed);
+        } else if !self.outlets.is_empty() {
+            self.counts.not_chosen.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -147,7 +151,10 @@ impl Hub {
     /// Says what was kept out, and to listeners what was lost before them; sinks say for themselves.
     fn tell(&mut self, now: Instant) {
         let outlets = &self.outlets;
-        self.limiter.tell(now, |record| {
+        limiter(&self.limiter).tell(now, |record| {
+            if outlets.is_empty() {
+                return true;
+            }
             let record = Record::Suppressed(Box::new(record));
             let entry = Arc::new(Entry { time: SystemTime::now(), record });
             // One sink that hears it is enough: another that does not is behind, and says so.
@@ -159,4 +166,9 @@ impl Hub {
             true
         });
     }
+}
+
+/// The limiter, which lookups' threads ask too.
+pub(super) fn limiter(shared: &Mutex<Limiter>) -> MutexGuard<'_, Limiter> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,7 +32,8 @@ pub(super) struct Limiter {
     endpoints: HashMap<Option<Key>, Endpoint>,
 }
 
-type Key = (Arc<str>, Arc<str>);
+/// Namespace and name of a pod.
+pub(super) type Key = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct Endpoint {
@@ -53,13 +54,25 @@ impl Limiter {
     /// Whether there is room for `record`; where there is none, it is counted.
     pub(super) fn admits(&mut self, record: &Record, now: Instant) -> bool {
         let Some(label) = record.endpoint() else { return true };
+        let key = label.namespace.clone().zip(label.pod.clone());
+        self.admits_of(key, record.is_refusal(), || label.clone(), now)
+    }
+
+    /// Whether there is room for a record of an endpoint, before anybody has made it; where there is
+    /// none, it is counted.
+    pub(super) fn admits_of(
+        &mut self,
+        key: Option<Key>,
+        is_refusal: bool,
+        label: impl FnOnce() -> EndpointLabel,
+        now: Instant,
+    ) -> bool {
         if self.bounds.rate.is_none() && self.bounds.sample.is_none() {
             return true;
         }
         let bounds = self.bounds;
-        let endpoint = self.endpoint(label, now);
+        let endpoint = self.endpoint(key, label, now);
         endpoint.last = now;
-        let is_refusal = record.is_refusal();
         if !is_refusal && let Some(sample) = bounds.sample {
             let place = endpoint.seen;
             endpoint.seen = (place + 1) % sample;
@@ -95,13 +108,16 @@ impl Limiter {
         });
     }
 
-    fn endpoint(&mut self, label: &EndpointLabel, now: Instant) -> &mut Endpoint {
-        let key = label.namespace.clone().zip(label.pod.clone());
+    fn endpoint(
+        &mut self,
+        key: Option<Key>,
+        label: impl FnOnce() -> EndpointLabel,
+        now: Instant,
+    ) -> &mut Endpoint {
         let has_room = self.endpoints.len() < ENDPOINTS_MAX || self.endpoints.contains_key(&key);
-        let (key, label) =
-            if has_room { (key, label.clone()) } else { (None, EndpointLabel::default()) };
+        let key = key.filter(|_| has_room);
         self.endpoints.entry(key).or_insert_with(|| Endpoint {
-            label,
+            label: if has_room { label() } else { EndpointLabel::default() },
             fits_from: [now; 2],
             seen: 0,
             last: now,

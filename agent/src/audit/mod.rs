@@ -25,11 +25,11 @@ mod workload;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
-use namegate_dns_proxy::record::DecisionRecord;
+use namegate_dns_proxy::record::{DecisionRecord, DnsVerdict};
 use namegate_egress_bpf::datapath::FlowEvent;
 use tokio::sync::broadcast;
 
@@ -49,7 +49,9 @@ pub use sink::SyslogAddress;
 pub use workload::workload;
 
 use counts::Counts;
+use describe::Describer;
 use hub::{Hub, Message};
+use limit::Limiter;
 use sink::{RotatedFile, Sink, Stream, Syslog};
 
 /// Decisions that wait for the hub at most.
@@ -111,6 +113,9 @@ pub struct AuditLog {
     queue: Sender<Message>,
     counts: Arc<Counts>,
     listeners: broadcast::Sender<Arc<Entry>>,
+    describer: Describer,
+    /// What asks before a record is made; where what is chosen depends on the record, the hub does.
+    limiter: Option<Arc<Mutex<Limiter>>>,
 }
 
 /// Ends the log in order.
@@ -121,10 +126,17 @@ pub struct AuditWriter {
     threads: usize,
 }
 
-/// Hears every record from when it was made on, whatever the sinks are given.
+/// Hears records from when it was made on: those that their endpoint's bounds admit, chosen for the
+/// sinks or not, and while somebody follows ([`AuditLog::follow`]) all others too.
 #[derive(Debug)]
 pub struct Listener {
     entries: broadcast::Receiver<Arc<Entry>>,
+    counts: Arc<Counts>,
+}
+
+/// Somebody watches: every record is made for listeners until this is dropped.
+#[derive(Debug)]
+pub struct Following {
     counts: Arc<Counts>,
 }
 
@@ -169,19 +181,35 @@ impl AuditLog {
             .enumerate()
             .map(|(place, sink)| outlet::start(sink, place, Arc::clone(&counts), finish.clone()))
             .collect();
-        let hub = Hub::new(config, registry, outlets, listeners.clone(), Arc::clone(&counts));
+        let describer = Describer::new(registry);
+        let limiter = Arc::new(Mutex::new(Limiter::new(config.bounds)));
+        let hub = Hub::new(
+            config,
+            describer.clone(),
+            Arc::clone(&limiter),
+            outlets,
+            listeners.clone(),
+            Arc::clone(&counts),
+        );
         std::thread::spawn(move || {
             hub.run(&messages);
             // Nobody waits where the agent did not close the log.
             let _ = finish.try_send(());
         });
-        let log = Self { queue: queue.clone(), counts, listeners };
+        let limiter = config.choice.keeps_all().then_some(limiter);
+        let log = Self { queue: queue.clone(), counts, listeners, describer, limiter };
         (log, AuditWriter { queue, finished, threads })
     }
 
     /// Takes a decision about a lookup.
     pub fn lookup(&self, mut decision: DecisionRecord) {
         if self.counts.is_anyone_there() {
+            // A pod that asks more than its bounds let into the log costs a look at them and no record.
+            let admitted = self.admits(&decision);
+            if admitted == Some(false) && !self.counts.is_followed() {
+                self.counts.suppress();
+                return;
+            }
             let omitted = decision.addresses.len().saturating_sub(ADDRESSES_MAX);
             decision.addresses.truncate(ADDRESSES_MAX);
             decision.addresses.shrink_to_fit();
@@ -189,8 +217,19 @@ impl AuditLog {
                 time: SystemTime::now(),
                 decision: Box::new(decision),
                 omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
+                admitted,
             });
         }
+    }
+
+    /// Whether the bounds of whoever asked let a record through; `None` where that is not known yet.
+    fn admits(&self, decision: &DecisionRecord) -> Option<bool> {
+        let shared = self.limiter.as_ref()?;
+        let endpoint = &decision.client.endpoint;
+        let key = (Arc::clone(&endpoint.namespace), Arc::clone(&endpoint.pod));
+        let is_refusal = decision.verdict != DnsVerdict::Allowed;
+        let label = || self.describer.asker(decision);
+        Some(hub::limiter(shared).admits_of(Some(key), is_refusal, label, Instant::now()))
     }
 
     /// Takes a decision about a packet.
@@ -209,6 +248,12 @@ impl AuditLog {
     pub fn listen(&self) -> Listener {
         self.counts.listeners_changed(true);
         Listener { entries: self.listeners.subscribe(), counts: Arc::clone(&self.counts) }
+    }
+
+    /// Has every record made for listeners while the guard is held.
+    pub fn follow(&self) -> Following {
+        self.counts.followers_changed(true);
+        Following { counts: Arc::clone(&self.counts) }
     }
 
     /// What became of all records so far.
@@ -242,13 +287,19 @@ impl Drop for Listener {
     }
 }
 
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.counts.followers_changed(false);
+    }
+}
+
 impl AuditWriter {
     /// Waits until everything handed over so far is written, for a bounded time.
     pub fn close(self) {
         let _ = self.queue.send(Message::Stop);
-        let deadline = std::time::Instant::now() + CLOSE_PATIENCE;
+        let deadline = Instant::now() + CLOSE_PATIENCE;
         for _ in 0..self.threads {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if self.finished.recv_timeout(left).is_err() {
                 tracing::warn!("a sink of the audit log does not take the last records");
                 return;

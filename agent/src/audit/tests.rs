@@ -408,7 +408,31 @@ fn what_an_endpoint_may_not_log_is_said() {
     let strict = Strict::new();
     assert_eq!(strict.refusal(suppressed[0]), None);
     let heard = std::iter::from_fn(|| listener.entries.try_recv().ok()).count();
-    assert_eq!(heard, 500, "listeners hear everything");
+    assert_eq!(heard as u64, memory.count("dns"), "as much as the sinks while nobody follows");
+}
+
+#[test]
+fn who_follows_hears_what_an_endpoint_may_not_log() {
+    let memory = Memory::default();
+    let (log, writer) = start(memory.clone(), Bounds { rate: NonZeroU32::new(10), sample: None });
+    let mut listener = log.listen();
+    let refused = |count: usize| {
+        for _ in 0..count {
+            log.lookup(mk_decision(DnsName::parse("a.example").unwrap(), DnsVerdict::Denied));
+        }
+    };
+    let following = log.follow();
+    refused(500);
+    wait_until("the hub to pass all on", || {
+        log.counts().suppressed + memory.count("dns") >= 500
+    });
+    drop(following);
+    refused(500);
+    writer.close();
+    let heard = std::iter::from_fn(|| listener.entries.try_recv().ok()).count();
+    let logged = usize::try_from(memory.count("dns")).unwrap();
+    assert!((500..=500 + logged).contains(&heard), "{heard} heard, {logged} logged");
+    assert_eq!(log.counts().suppressed, 1_000 - memory.count("dns"));
 }
 
 #[test]
@@ -416,6 +440,7 @@ fn a_listener_that_never_listens_misses_and_holds_up_nobody() {
     let (log, writer) = AuditLog::over(Vec::new(), &AuditConfig::default(), Arc::default());
     log.flow(mk_event(0));
     let mut listener = log.listen();
+    let _following = log.follow();
     let sent = u16::try_from(LISTENER_MAX + 1_000).unwrap();
     for number in 0..sent {
         log.flow(mk_event(number));

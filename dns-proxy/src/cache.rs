@@ -124,7 +124,9 @@ impl Cache {
         if age >= kept.lifetime {
             return None;
         }
-        let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        // A second that has begun counts: the answer is never kept for longer than it says, and never
+        // opens its addresses for longer than when it arrived.
+        let seconds = u32::try_from(age.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
         Some(kept.message_with(|ttl| ttl.saturating_sub(seconds)))
     }
 
@@ -209,6 +211,8 @@ mod tests {
         let key = keep(&cache, &mk_query(b"\x01a"), 60);
         assert_eq!(cache.fresh(&key, at(0)).map(|message| ttl_of(&message)), Some(60));
         assert_eq!(cache.fresh(&key, at(59)).map(|message| ttl_of(&message)), Some(1));
+        let later = at(58).saturating_add(Duration::from_millis(1));
+        assert_eq!(cache.fresh(&key, later).map(|message| ttl_of(&message)), Some(1), "begun");
         assert_eq!(cache.fresh(&key, at(60)), None);
         assert_eq!(cache.stale(&key, at(60)), None);
     }

@@ -58,11 +58,42 @@ struct Line {
     slot: Slot,
 }
 
-/// Answers that are taught together.
+/// Addresses that are taught together: for so many more than its own an answer waits at most.
+const TOGETHER: usize = 256;
+
+/// Answers that are taught together, and where each goes.
 #[derive(Default)]
 struct Lessons {
     lessons: Vec<Lesson>,
     lectures: Vec<(u16, SocketAddr, Box<Lecture>)>,
+}
+
+impl Lessons {
+    /// Takes the first of them: all, unless they have more than [`TOGETHER`] addresses.
+    fn take(&mut self) -> Self {
+        let count = together(self.lessons.iter().map(|lesson| lesson.addresses.len()));
+        if count == self.lessons.len() {
+            // The next ones are about as many, and find their room.
+            let next = Self {
+                lessons: Vec::with_capacity(count),
+                lectures: Vec::with_capacity(count),
+            };
+            return std::mem::replace(self, next);
+        }
+        Self {
+            lessons: self.lessons.drain(..count).collect(),
+            lectures: self.lectures.drain(..count).collect(),
+        }
+    }
+}
+
+/// How many lessons with so many addresses are taught together; one that has too many goes alone.
+fn together(addresses: impl Iterator<Item = usize>) -> usize {
+    let sums = addresses.scan(0, |sum, more| {
+        *sum += more;
+        Some(*sum)
+    });
+    sums.enumerate().take_while(|(place, sum)| *place == 0 || *sum <= TOGETHER).count()
 }
 
 impl Lines {
@@ -136,7 +167,6 @@ impl Lines {
         }
         // Before queries are taken in: whoever waits for an answer waits no longer than it takes.
         self.teach();
-        self.flush();
         while let Some(number) = self.readable.pop_first() {
             self.receive(number);
         }
@@ -152,7 +182,6 @@ impl Lines {
             }
         }
         self.teach();
-        self.flush();
         self.lines.retain(|_, line| !(line.is_stopping && line.exchanges.is_empty()));
     }
 
@@ -223,13 +252,19 @@ impl Lines {
         }
     }
 
-    /// Teaches what the turn's answers say, then lets them go. A learner that is not ready at once is
-    /// awaited by a task, and the worker goes on.
+    /// Teaches what the turn's answers say, and sends them and whatever else waits to be sent.
     fn teach(&mut self) {
-        let Lessons { lessons, lectures } = std::mem::take(&mut self.lessons);
-        if lessons.is_empty() {
-            return;
+        while !self.lessons.lessons.is_empty() {
+            let batch = self.lessons.take();
+            self.teach_batch(batch);
+            self.flush();
         }
+        self.flush();
+    }
+
+    /// Teaches a batch, then lets its answers go. A learner that is not ready at once is awaited by a
+    /// task, and the worker goes on.
+    fn teach_batch(&mut self, Lessons { lessons, lectures }: Lessons) {
         let began = clock::now();
         let mut learning = self.core.teach(lessons);
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -368,4 +403,24 @@ fn paired<T>(
 ) -> impl Iterator<Item = (T, Result<Learned, LearnError>)> {
     let missing = std::iter::repeat_with(|| Err(LearnError::Stopped));
     lectures.into_iter().zip(outcomes.into_iter().chain(missing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lessons_are_taught_together_up_to_a_bound() {
+        let cases: [(&[usize], usize); 6] = [
+            (&[], 0),
+            (&[1; 64], 64),
+            (&[64, 64, 64, 64, 1], 4),
+            (&[TOGETHER, 1], 1),
+            (&[TOGETHER + 1, 1], 1),
+            (&[1, TOGETHER, 1], 1),
+        ];
+        for (addresses, expected) in cases {
+            assert_eq!(together(addresses.iter().copied()), expected, "{addresses:?}");
+        }
+    }
 }

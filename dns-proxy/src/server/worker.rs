@@ -15,7 +15,7 @@ use super::Slot;
 use super::turn::Lines;
 use crate::config::StartError;
 use crate::exchange::Core;
-use crate::poller::{Events, Poller, Waker};
+use crate::poller::{Events, Poller, Ready, Waker};
 
 /// A running thread; it ends when this is dropped.
 pub(super) struct Worker {
@@ -89,7 +89,7 @@ impl Work {
                 tracing::error!(%error, "a thread that serves UDP cannot wait and ends");
                 return;
             }
-            if !self.take_orders(&mut lines) {
+            if events.ready().any(|ready| ready == Ready::Woken) && !self.take_orders(&mut lines) {
                 return;
             }
             lines.turn(&events);

@@ -73,6 +73,11 @@ impl<S: Sender> Inbox<S> {
         }
     }
 
+    /// How many were received.
+    pub(crate) fn count(&self) -> usize {
+        self.received.len()
+    }
+
     /// Whether there may be more to receive.
     pub(crate) fn is_full(&self) -> bool {
         self.received.len() == BATCH

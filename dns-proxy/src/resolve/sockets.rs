@@ -44,6 +44,11 @@ impl Batch {
         self.0.datagrams().map(|(message, _)| message)
     }
 
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.count()
+    }
+
     /// Whether the socket may have more.
     pub(crate) fn is_full(&self) -> bool {
         self.0.is_full()

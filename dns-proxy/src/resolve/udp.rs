@@ -42,18 +42,22 @@ impl UdpUpstream {
         self.exchanges.ask(&mut self.sockets, ask, now)
     }
 
-    /// Reads what has arrived on `port`, which is readable or broken, into `done`.
-    pub(crate) fn receive(&mut self, port: PortId, now: Timestamp, done: &mut Vec<Done>) {
+    /// Reads what has arrived on `port`, which is readable or broken, into `done`, and says how many
+    /// messages that were.
+    pub(crate) fn receive(&mut self, port: PortId, now: Timestamp, done: &mut Vec<Done>) -> usize {
+        let mut messages = 0;
         loop {
             if let Err(error) = self.sockets.receive(port, &mut self.batch) {
                 tracing::debug!(%error, "resolver unreachable");
-                return self.exchanges.broken(&mut self.sockets, port, now, done);
+                self.exchanges.broken(&mut self.sockets, port, now, done);
+                return messages;
             }
+            messages += self.batch.count();
             for message in self.batch.messages() {
                 self.exchanges.received(&mut self.sockets, port, message, now, done);
             }
             if !self.batch.is_full() || !self.sockets.is_open(port) {
-                return;
+                return messages;
             }
         }
     }

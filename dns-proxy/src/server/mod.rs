@@ -2,6 +2,7 @@
 
 mod fair;
 mod listen;
+mod pace;
 mod tcp;
 mod turn;
 mod worker;

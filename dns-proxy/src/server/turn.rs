@@ -148,9 +148,9 @@ impl Lines {
         deadlines.min().map(|deadline| deadline.since(clock::now()) + margin)
     }
 
-    /// Does all that is ready.
-    pub(super) fn turn(&mut self, events: &Events) {
-        let now = clock::now();
+    /// Does all that is ready, and says how many messages there were.
+    pub(super) fn turn(&mut self, events: &Events, now: Timestamp) -> usize {
+        let mut messages = 0;
         for ready in events.ready() {
             match ready {
                 Ready::Woken => {}
@@ -159,7 +159,7 @@ impl Lines {
                 }
                 Ready::Upstream(number, socket) => {
                     if let Some(line) = self.lines.get_mut(&number) {
-                        line.exchanges.receive(socket, now, &mut self.done);
+                        messages += line.exchanges.receive(socket, now, &mut self.done);
                         self.conclude(number, now);
                     }
                 }
@@ -168,7 +168,7 @@ impl Lines {
         // Before queries are taken in: whoever waits for an answer waits no longer than it takes.
         self.teach();
         while let Some(number) = self.readable.pop_first() {
-            self.receive(number);
+            messages += self.receive(number);
         }
         for _ in 0..WORK {
             let Some(waiting) = self.queue.pop() else { break };
@@ -183,6 +183,7 @@ impl Lines {
         }
         self.teach();
         self.lines.retain(|_, line| !(line.is_stopping && line.exchanges.is_empty()));
+        messages
     }
 
     fn flush(&mut self) {
@@ -191,17 +192,19 @@ impl Lines {
         }
     }
 
-    /// Empties the buffer of a listening socket into the queue.
-    fn receive(&mut self, number: u16) {
+    /// Empties the buffer of a listening socket into the queue, and says how many messages it held.
+    fn receive(&mut self, number: u16) -> usize {
         let Some(line) = self.lines.get(&number).filter(|line| !line.is_stopping) else {
-            return;
+            return 0;
         };
+        let mut messages = 0;
         let inbox = &mut self.inboxes[usize::from(line.is_ipv6)];
         for _ in 0..RECEIVE {
             if let Err(error) = inbox.receive(&*line.listener) {
                 tracing::debug!(%error, "receiving failed");
-                return;
+                break;
             }
+            messages += inbox.count();
             let mut shed = 0;
             for (message, source) in inbox.datagrams() {
                 if let Some(source) = source {
@@ -212,9 +215,10 @@ impl Lines {
                 self.core.counters.dropped_client_queue.add(shed);
             }
             if !inbox.is_full() {
-                return;
+                break;
             }
         }
+        messages
     }
 
     fn admit(&mut self, waiting: Waiting, now: Timestamp) {

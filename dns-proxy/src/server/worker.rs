@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 use super::Slot;
+use super::pace::Pace;
 use super::turn::Lines;
+use crate::clock;
 use crate::config::StartError;
 use crate::exchange::Core;
 use crate::poller::{Events, Poller, Ready, Waker};
@@ -83,8 +85,9 @@ impl Work {
     fn run(self, core: Arc<Core>, tasks: Handle) {
         let mut lines = Lines::new(core, self.poller.clone(), tasks);
         let mut events = Events::new();
+        let mut pace = Pace::default();
         loop {
-            let limit = lines.patience();
+            let (limit, began) = (lines.patience(), clock::now());
             if let Err(error) = self.poller.wait(&mut events, limit) {
                 tracing::error!(%error, "a thread that serves UDP cannot wait and ends");
                 return;
@@ -92,7 +95,9 @@ impl Work {
             if events.ready().any(|ready| ready == Ready::Woken) && !self.take_orders(&mut lines) {
                 return;
             }
-            lines.turn(&events);
+            let now = clock::now();
+            let messages = lines.turn(&events, now);
+            pace.keep(messages, now.since(began));
         }
     }
 

@@ -12,6 +12,7 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that fails ends")]
 
+mod aims;
 mod fair;
 mod first;
 mod forwarder;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::aims;
 use crate::fair::{Fairness, LOUD_RATE};
 use crate::first::Firsts;
 use crate::load::{self, Paced};
@@ -9,12 +10,15 @@ use crate::memory::{Filled, Flooded};
 use crate::overload::Overload;
 use crate::subject::{Cost, Kind, Memory, Subject};
 
+/// What the rounds said of one subject.
 #[derive(Default)]
-struct Row {
-    kind: Option<Kind>,
-    unique: Vec<f64>,
-    hits: Vec<f64>,
-    p50: Vec<f64>,
+pub(crate) struct Row {
+    pub(crate) kind: Option<Kind>,
+    /// Processor time of a new name in microseconds, by round; the same of a cached one.
+    pub(crate) unique: Vec<f64>,
+    pub(crate) hits: Vec<f64>,
+    /// Latency in microseconds, by round.
+    pub(crate) p50: Vec<f64>,
     p99: Vec<f64>,
     rate: Vec<f64>,
     memory: u64,
@@ -41,7 +45,7 @@ fn mebibytes(octets: u64) -> f64 {
     octets as f64 / f64::from(1 << 20)
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -133,6 +137,9 @@ impl Report {
                     row.lost
                 );
             }
+        }
+        for outcome in aims::outcomes(&self.rows) {
+            outcome.print(json);
         }
     }
 }

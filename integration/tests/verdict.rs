@@ -20,7 +20,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use namegate_egress_bpf::abi::{Direction, DropReason, Pass};
+use namegate_egress_bpf::abi::{Direction, DropReason, NameEntry, NameKey, Pass};
+use namegate_egress_bpf::compile::NameWrites;
 use namegate_egress_bpf::datapath::{DatapathError, Options, RanVerdict, Reason};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
@@ -191,6 +192,39 @@ fn address_that_does_not_fit_is_closed() -> Result<()> {
     datapath.put_identities(&BTreeMap::from([(missing, Identity::FIRST_WORKLOAD)]))?;
     datapath.set_complete(true)?;
     ensure!(twin.syn(missing, 1_001)? == RanVerdict::Next, "there is room for {missing}");
+    twin.close()
+}
+
+/// A table of learned addresses without room: what goes makes room for what comes.
+#[test]
+fn learned_addresses_take_the_place_of_those_that_go() -> Result<()> {
+    const ROOM: u8 = 64;
+    if !lab::can_run("learned_addresses_take_the_place_of_those_that_go")? {
+        return Ok(());
+    }
+    let options = Options { names_max: ROOM.into(), ..Options::default() };
+    let mut twin = Twin::with("names", &options)?;
+    twin.enter(&World::open())?;
+    let identity = Identity::FIRST_WORKLOAD.number();
+    let key =
+        |net: u8, last: u8| NameKey { identity, address: IpAddr::from([11, 0, net, last]).into() };
+    let entry = NameEntry { deadline_ns: 1, class: 0, live_class: 0 };
+    let entries = |net: u8| (0..ROOM).map(move |last| (key(net, last), entry)).collect();
+    let datapath = twin.datapath();
+    let earlier: Vec<NameKey> = datapath.names()?.into_keys().collect();
+    for net in 1..=3_u8 {
+        let delete_entries = if net == 1 {
+            earlier.clone()
+        } else {
+            (0..ROOM).map(|last| key(net - 1, last)).collect()
+        };
+        let writes = NameWrites { entries: entries(net), delete_entries, ..NameWrites::default() };
+        datapath.write_names(&writes)?;
+        ensure!(datapath.names()? == writes.entries, "round {net}");
+    }
+    let writes = NameWrites { entries: entries(4), ..NameWrites::default() };
+    let error = datapath.write_names(&writes).expect_err("the map is full");
+    ensure!(matches!(error, DatapathError::Full { map: "NAMES", .. }), "{error}");
     twin.close()
 }
 

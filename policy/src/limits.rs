@@ -13,8 +13,10 @@ pub const ADDRESSES_PER_NAME: usize = 16_384;
 /// many. Each is matched against the policy when the address is opened.
 pub const NAMES_PER_ADDRESS: usize = 256;
 
-/// Addresses that all identities of a node can hold together.
-pub const ADDRESSES_TOTAL: usize = 131_072;
+/// Addresses that all identities of a node can hold together: an eighth less than the kernel's map
+/// takes, since what a batch of answers teaches one identity may be written before what another loses
+/// to it is deleted.
+pub const ADDRESSES_TOTAL: usize = 114_688;
 
 /// Octets that all learned names and addresses of a node can take.
 pub const LEARNED_OCTETS: usize = 64 << 20;

@@ -74,8 +74,8 @@ impl Kernel for Memory {
         }
         self.call("names".to_owned())?;
         self.classes.extend(&writes.classes);
-        self.names.extend(&writes.entries);
         self.names.retain(|key, _| !writes.delete_entries.contains(key));
+        self.names.extend(&writes.entries);
         self.classes.retain(|key, _| !writes.delete_classes.contains(key));
         Ok(())
     }

@@ -24,7 +24,8 @@ pub struct ClassesFull {
     pub identity: u32,
 }
 
-/// Rows to write for a change of learned addresses, in this order, then rows to delete.
+/// Rows for a change of learned addresses: `delete_entries` make room, then come the rows to write, in
+/// this order, and `delete_classes` go last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameWrites {
     /// `PEERS` rows of classes: to be there before any address carries the class.

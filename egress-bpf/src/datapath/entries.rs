@@ -133,10 +133,12 @@ impl Datapath {
         self.maps.config.put(&0, &config)
     }
 
-    /// Writes what an identity learned, classes before the addresses that carry them; when it
-    /// returns without an error, the kernel has it all. [`DatapathError::Full`] says which map took
+    /// Writes what an identity learned: addresses that go make room for those that come, and classes
+    /// are there before the addresses that carry them. When it returns without an error, the
+    /// kernel has it all. [`DatapathError::Full`] says which map took
     /// how many; what was written then stays, and opens nothing that the writes do not.
     pub fn write_names(&mut self, writes: &NameWrites) -> Result<(), DatapathError> {
+        self.maps.names.remove_all(&writes.delete_entries)?;
         let (classes, rules): (Vec<PeerKey>, Vec<RuleSet>) =
             writes.classes.iter().map(|(key, rules)| (*key, *rules)).unzip();
         self.note_classes(&classes)?;
@@ -144,7 +146,6 @@ impl Datapath {
         let (names, entries): (Vec<NameKey>, Vec<NameEntry>) =
             writes.entries.iter().map(|(key, entry)| (*key, *entry)).unzip();
         self.maps.names.put_all(&names, &entries)?;
-        self.maps.names.remove_all(&writes.delete_entries)?;
         self.remove_classes(&writes.delete_classes)
     }
 

@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use namegate_policy::identity::Identity;
+use namegate_policy::limits::ADDRESSES_TOTAL;
 
 pub use counters::{Counters, Hits};
 pub use error::DatapathError;
@@ -67,11 +68,17 @@ pub struct Options {
     pub addresses_max: u32,
 }
 
+/// Learned addresses that the kernel takes unless told otherwise: more than all identities hold, for what
+/// comes before another goes.
+const NAMES_MAX: u32 = 131_072;
+
+const _: () = assert!(ADDRESSES_TOTAL + ADDRESSES_TOTAL / 8 < NAMES_MAX as usize);
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             pin_root: PathBuf::from("/sys/fs/bpf/namegate"),
-            names_max: 131_072,
+            names_max: NAMES_MAX,
             flows_max: 131_072,
             addresses_max: 524_288,
         }

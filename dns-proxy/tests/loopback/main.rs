@@ -5,6 +5,7 @@
 mod cached;
 mod fair;
 mod messages;
+mod odd;
 mod order;
 mod scripted;
 mod slow;

@@ -1,6 +1,7 @@
 //! Services: real sockets through service addresses, on a node whose own translation would choose
 //! otherwise.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -31,12 +32,124 @@ const OWN_PORT: u16 = 9_000;
 const NODE_PORT: u16 = 30_080;
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// How the node itself translates services, as kube-proxy does in a mode of its own.
+#[derive(Clone, Copy, Debug)]
+enum Proxy {
+    Nftables,
+    Iptables,
+    Ipvs,
+}
+
+impl Proxy {
+    /// Translates both families of the mixed service and its node port to the far backend, always.
+    fn translate(self, town: &Town) -> Result<()> {
+        let node = &town.node.namespace;
+        let [v4, v6] = MIXED;
+        match self {
+            Self::Nftables => {
+                let rules = format!(
+                    "table inet elsewhere {{
+  chain translate {{
+    type nat hook prerouting priority -100;
+    ip daddr {v4} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip to {}:{FAR_PORT}
+    ip daddr {} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} dnat ip to {}:{FAR_PORT}
+    ip6 daddr {v6} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip6 to [{}]:{FAR_PORT}
+  }}
+}}\n",
+                    FAR.0, NODE.v4, FAR.0, FAR.1
+                );
+                let file = town.lab.file("elsewhere.nft");
+                std::fs::write(&file, rules)?;
+                let path = file.to_str().context("a path")?;
+                node.run(&["nft", "-f", path], LIMIT)?.success()?;
+            }
+            Self::Iptables => {
+                for protocol in ["tcp", "udp"] {
+                    let far = [format!("{}:{FAR_PORT}", FAR.0), format!("[{}]:{FAR_PORT}", FAR.1)];
+                    Self::chain(town, "iptables-legacy", protocol, &v4.to_string(), &far[0])?;
+                    Self::chain(town, "ip6tables-legacy", protocol, &v6.to_string(), &far[1])?;
+                }
+            }
+            Self::Ipvs => {
+                for protocol in ["-t", "-u"] {
+                    for (service, far) in [
+                        (format!("{v4}:8080"), format!("{}:{FAR_PORT}", FAR.0)),
+                        (format!("{}:{NODE_PORT}", NODE.v4), format!("{}:{FAR_PORT}", FAR.0)),
+                        (format!("[{v6}]:8080"), format!("[{}]:{FAR_PORT}", FAR.1)),
+                    ] {
+                        let add = ["ipvsadm", "-A", protocol, &service, "-s", "rr"];
+                        node.run(&add, LIMIT)?.success()?;
+                        let to = ["ipvsadm", "-a", protocol, &service, "-r", &far, "-m"];
+                        node.run(&to, LIMIT)?.success()?;
+                    }
+                }
+                // The addresses that a node takes packets for are its own.
+                node.ip(&[
+                    "link add kube-ipvs0 type dummy",
+                    &format!("addr add {v4}/32 dev kube-ipvs0"),
+                    &format!("addr add {v6}/128 dev kube-ipvs0 nodad"),
+                ])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The chains of a service as kube-proxy names and orders them.
+    fn chain(town: &Town, program: &str, protocol: &str, service: &str, far: &str) -> Result<()> {
+        let (chosen, backend) = (format!("KUBE-SVC-{protocol}"), format!("KUBE-SEP-{protocol}"));
+        let jump = |to: &'static str, from: &'static str| vec!["-A", from, "-j", to];
+        let mut rules: Vec<Vec<&str>> = vec![vec!["-N", &chosen], vec!["-N", &backend]];
+        if protocol == "tcp" {
+            rules.push(vec!["-N", "KUBE-SERVICES"]);
+            rules.push(jump("KUBE-SERVICES", "PREROUTING"));
+            rules.push(jump("KUBE-SERVICES", "OUTPUT"));
+        }
+        let node_port = NODE_PORT.to_string();
+        let port = |number| ["-p", protocol, "--dport", number, "-j", &chosen];
+        let to_service = ["-A", "KUBE-SERVICES", "-d", service];
+        rules.push([to_service.as_slice(), &port("8080")].concat());
+        let local = ["-A", "KUBE-SERVICES", "-m", "addrtype", "--dst-type", "LOCAL"];
+        rules.push([local.as_slice(), &port(&node_port)].concat());
+        rules.push(vec!["-A", &chosen, "-j", &backend]);
+        rules.push(vec!["-A", &backend, "-p", protocol, "-j", "DNAT", "--to-destination", far]);
+        for rule in rules {
+            let words =
+                [["/usr/sbin/".to_owned() + program].as_slice(), &["-w".to_owned()]].concat();
+            let table = ["-t".to_owned(), "nat".to_owned()];
+            let rule = rule.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let words = [words.as_slice(), &table, &rule].concat();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            town.node.namespace.run(&words, LIMIT)?.success()?;
+        }
+        Ok(())
+    }
+
+    /// What this machine lacks for the mode.
+    fn lacks(self, town: &Town) -> Result<Option<&'static str>> {
+        let runs = |words: &[&str]| -> Result<bool> {
+            let words = [["sh", "-c"].as_slice(), words].concat();
+            Ok(town.node.namespace.run(&words, LIMIT)?.success().is_ok())
+        };
+        Ok(match self {
+            Self::Nftables => None,
+            Self::Iptables => (!runs(&["/usr/sbin/iptables-legacy -t nat -S"])?)
+                .then_some("no iptables-legacy, or a kernel without it"),
+            Self::Ipvs => (!runs(&["test -e /proc/net/ip_vs && command -v ipvsadm"])?)
+                .then_some("a kernel without IP_VS, or no ipvsadm"),
+        })
+    }
+}
+
 /// A town with a service whose backends are a pod of the node and one elsewhere, and a service whose
 /// only backend is its client. What the node itself translates goes elsewhere alone.
-fn mk_scene(test: &str) -> Result<Option<(Scene, Vec<Daemon>)>> {
+fn mk_scene(test: &str, proxy: Proxy) -> Result<Option<(Scene, Vec<Daemon>)>> {
     let Some(mut town) = Town::for_test(test)? else {
         return Ok(None);
     };
+    if let Some(reason) = proxy.lacks(&town)? {
+        writeln!(std::io::stderr(), "SKIPPED {test} with {proxy:?}: {reason}")?;
+        return Ok(None);
+    }
     town.checkout.serve_echo(&town.lab, OWN_PORT)?;
     let hosts = [IpAddr::V4(FAR.0), IpAddr::V6(FAR.1)];
     town.internet.ip(&[
@@ -44,20 +157,7 @@ fn mk_scene(test: &str) -> Result<Option<(Scene, Vec<Daemon>)>> {
         &format!("addr add {}/128 dev lo nodad", FAR.1),
     ])?;
     let servers = echo_servers(&town.internet, &town.lab, &hosts, FAR_PORT)?;
-    let rules = format!(
-        "table inet elsewhere {{
-  chain translate {{
-    type nat hook prerouting priority -100;
-    ip daddr {} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip to {}:{FAR_PORT}
-    ip6 daddr {} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip6 to [{}]:{FAR_PORT}
-  }}
-}}\n",
-        MIXED[0], FAR.0, MIXED[1], FAR.1
-    );
-    let file = town.lab.file("elsewhere.nft");
-    std::fs::write(&file, rules)?;
-    let path = file.to_str().context("a path")?;
-    town.node.namespace.run(&["nft", "-f", path], LIMIT)?.success()?;
+    proxy.translate(&town)?;
     let manifests = Manifests::cluster(&town.lab)?;
     manifests.write("services.yaml", &objects())?;
     let scene = Scene::begin(town, manifests, &[])?;
@@ -135,8 +235,21 @@ fn try_until_both(pod: &Pod, to: SocketAddr) -> Result<()> {
 
 #[test]
 fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
-    let Some((scene, _servers)) = mk_scene("service_is_judged_by_the_backend_that_is_reached")?
-    else {
+    judge_by_backend("service_is_judged_by_the_backend_that_is_reached", Proxy::Nftables)
+}
+
+#[test]
+fn service_is_judged_by_its_backend_beside_iptables() -> Result<()> {
+    judge_by_backend("service_is_judged_by_its_backend_beside_iptables", Proxy::Iptables)
+}
+
+#[test]
+fn service_is_judged_by_its_backend_beside_ipvs() -> Result<()> {
+    judge_by_backend("service_is_judged_by_its_backend_beside_ipvs", Proxy::Ipvs)
+}
+
+fn judge_by_backend(test: &str, proxy: Proxy) -> Result<()> {
+    let Some((scene, _servers)) = mk_scene(test, proxy)? else {
         return Ok(());
     };
     let town = &scene.town;
@@ -193,7 +306,9 @@ fn service_is_judged_by_the_backend_that_is_reached() -> Result<()> {
 
 #[test]
 fn live_flows_to_services_follow_the_policy() -> Result<()> {
-    let Some((scene, _servers)) = mk_scene("live_flows_to_services_follow_the_policy")? else {
+    let Some((scene, _servers)) =
+        mk_scene("live_flows_to_services_follow_the_policy", Proxy::Nftables)?
+    else {
         return Ok(());
     };
     let town = &scene.town;
@@ -231,7 +346,14 @@ fn live_flows_to_services_follow_the_policy() -> Result<()> {
 
 #[test]
 fn pod_reaches_itself_through_its_service() -> Result<()> {
-    let Some((scene, _servers)) = mk_scene("pod_reaches_itself_through_its_service")? else {
+    for proxy in [Proxy::Nftables, Proxy::Iptables] {
+        reach_itself("pod_reaches_itself_through_its_service", proxy)?;
+    }
+    Ok(())
+}
+
+fn reach_itself(test: &str, proxy: Proxy) -> Result<()> {
+    let Some((scene, _servers)) = mk_scene(test, proxy)? else {
         return Ok(());
     };
     let town = &scene.town;

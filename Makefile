@@ -63,7 +63,7 @@ bench-dns: setup ## Measures lookups beside a bare forwarder and other name serv
 bench-audit: setup ## Measures what records of decisions cost at 5,000 lookups and 20,000 new flows a second, as root
 	@cargo build --release -p namegate
 	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
-	  cargo bench --quiet -p namegate-integration --bench audit $(as_root)
+	  cargo bench --quiet --profile dev -p namegate-integration --bench audit $(as_root)
 
 .PHONY: bench-path
 bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS='-o json')

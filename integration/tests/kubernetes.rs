@@ -229,11 +229,10 @@ fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
         open = !open;
         expect_echo(&cluster, &mut agent, open, RECOVERY)
             .map_err(|error| anyhow::anyhow!("after {fault}: {error:#}"))?;
-        wait_until("the agent to say that it follows", RECOVERY, || {
-            Ok(!agent.ask(&["status"])?.stdout.contains("are not followed"))
-        })?;
     }
-    Ok(())
+    wait_until("the agent to say that it follows everything", RECOVERY, || {
+        Ok(!agent.ask(&["status"])?.stdout.contains("are not followed"))
+    })
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, DefaultBackoff, InitialListStrategy, watcher};
 use tokio::sync::mpsc;
 
-use super::client::Connection;
+use super::client::{CONNECT_TIMEOUT, Connection};
 use super::held::{Held, Update};
 use super::kinds::Watched;
 use super::raw::Raw;
@@ -17,6 +17,10 @@ use super::trouble::{self, Trouble};
 /// How long a streamed list may pause. API servers that know nothing of them send what there is and
 /// then wait for changes, without saying that this was all.
 const STREAMING_PAUSE: Duration = Duration::from_secs(20);
+
+/// A watch that failed works again where it fails no more for so long, which is longer than a connection
+/// may take to open: of a kind that does not change, an API server says nothing.
+const QUIET: Duration = Duration::from_secs(CONNECT_TIMEOUT.as_secs() + 2);
 
 /// The longest wait before the next attempt.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -76,6 +80,14 @@ impl Watch {
             let event = if is_listing && self.is_streaming {
                 let Ok(event) = tokio::time::timeout(STREAMING_PAUSE, events.next()).await else {
                     return self.list_plainly("it does not end");
+                };
+                event
+            } else if !is_listing && self.failures > 0 {
+                let Ok(event) = tokio::time::timeout(QUIET, events.next()).await else {
+                    if !self.works().await {
+                        return false;
+                    }
+                    continue;
                 };
                 event
             } else {

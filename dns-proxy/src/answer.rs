@@ -19,6 +19,9 @@ use crate::wire::{self, HEADER, Header, RecordAt};
 pub const CHAIN_MAX: usize = 16;
 /// Records of the answer section that are looked at.
 pub const RECORDS_MAX: usize = 1024;
+/// Addresses that are looked at, hints of HTTPS and SVCB records among them: one record has room for
+/// sixteen thousand.
+pub const ADDRESSES_MAX: usize = 512;
 
 const TYPE_SOA: u16 = 6;
 
@@ -180,12 +183,12 @@ fn chain_addresses(
 ) -> Result<Vec<TaughtAddress>, AnswerError> {
     let teaches =
         matches!(query_type, QueryType::A | QueryType::AAAA | QueryType::HTTPS | QueryType::SVCB);
-    let mut addresses = Vec::new();
+    let mut found = Found::default();
     if !teaches {
-        return Ok(addresses);
+        return Ok(found.addresses);
     }
     let Some((end, chain_ttl)) = follow_chain(message, records)? else {
-        return Ok(addresses);
+        return Ok(found.addresses);
     };
     for record in records
         .iter()
@@ -195,12 +198,12 @@ fn chain_addresses(
         let ttl = chain_ttl.min(seconds(record.ttl));
         let data = message.get(record.data..record.end).ok_or(AnswerError::Malformed)?;
         match query_type {
-            QueryType::A => add(&mut addresses, ipv4(data)?, ttl),
-            QueryType::AAAA => add(&mut addresses, ipv6(data)?, ttl),
-            _ => add_hints(&mut addresses, data, ttl)?,
+            QueryType::A => found.add(ipv4(data)?, ttl),
+            QueryType::AAAA => found.add(ipv6(data)?, ttl),
+            _ => add_hints(&mut found, data, ttl)?,
         }
     }
-    Ok(addresses)
+    Ok(found.addresses)
 }
 
 /// Follows CNAME records from the asked name: the offset of the name they lead to and the least TTL
@@ -234,10 +237,25 @@ fn follow_chain(message: &[u8], records: &[RecordAt]) -> Result<Option<(usize, u
     Ok(None)
 }
 
-fn add(addresses: &mut Vec<TaughtAddress>, address: IpAddr, ttl: u32) {
-    match addresses.iter_mut().find(|taught| taught.address == address) {
-        Some(taught) => taught.ttl = taught.ttl.min(ttl),
-        None => addresses.push(TaughtAddress { address, ttl }),
+/// The addresses of an answer, each once.
+#[derive(Default)]
+struct Found {
+    addresses: Vec<TaughtAddress>,
+    /// How many were looked at, those that are there already among them.
+    looked_at: usize,
+}
+
+impl Found {
+    /// Adds one; those past [`ADDRESSES_MAX`] teach nothing.
+    fn add(&mut self, address: IpAddr, ttl: u32) {
+        if self.looked_at == ADDRESSES_MAX {
+            return;
+        }
+        self.looked_at += 1;
+        match self.addresses.iter_mut().find(|taught| taught.address == address) {
+            Some(taught) => taught.ttl = taught.ttl.min(ttl),
+            None => self.addresses.push(TaughtAddress { address, ttl }),
+        }
     }
 }
 
@@ -255,7 +273,7 @@ const IPV4_HINT: u16 = 4;
 const IPV6_HINT: u16 = 6;
 
 /// Adds the address hints of an HTTPS or SVCB record (RFC 9460 section 2.2).
-fn add_hints(addresses: &mut Vec<TaughtAddress>, data: &[u8], ttl: u32) -> Result<(), AnswerError> {
+fn add_hints(found: &mut Found, data: &[u8], ttl: u32) -> Result<(), AnswerError> {
     let priority = wire::u16_at(data, 0).ok_or(AnswerError::Malformed)?;
     let mut at = wire::skip_name(data, 2).ok_or(AnswerError::Malformed)?;
     if priority == 0 {
@@ -269,12 +287,12 @@ fn add_hints(addresses: &mut Vec<TaughtAddress>, data: &[u8], ttl: u32) -> Resul
         match key {
             IPV4_HINT => {
                 for octets in value.chunks(4) {
-                    add(addresses, ipv4(octets)?, ttl);
+                    found.add(ipv4(octets)?, ttl);
                 }
             }
             IPV6_HINT => {
                 for octets in value.chunks(16) {
-                    add(addresses, ipv6(octets)?, ttl);
+                    found.add(ipv6(octets)?, ttl);
                 }
             }
             _ => {}

@@ -264,6 +264,36 @@ fn address_hints_count_like_addresses() {
 }
 
 #[test]
+fn no_more_addresses_are_looked_at_than_an_answer_may_have() {
+    let hints = |count: u16, tail: &[u8]| {
+        let octets: Vec<u8> =
+            (0..count).flat_map(|n| [192, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]).collect();
+        let value = [&octets, tail].concat();
+        let length = u16::try_from(value.len()).unwrap().to_be_bytes();
+        [b"\x00\x01\x00\x00\x04", &length[..], &value].concat()
+    };
+    let query = mk_query("a.example", HTTPS);
+    let read_one = |data| read(&mk_answer(HTTPS, &[("a.example", HTTPS, 1, 300, data)]), &query);
+    let many = read_one(hints(16_000, &[])).unwrap().addresses;
+    assert_eq!(many.len(), ADDRESSES_MAX);
+    assert_eq!(many[1].address, IpAddr::from([192, 0, 0, 1]), "the first ones");
+    assert_eq!(read_one(hints(16_000, &[1])), Err(AnswerError::Malformed), "all are read");
+
+    let limit = u16::try_from(ADDRESSES_MAX).unwrap();
+    let (one, two) = (hints(1, &[]), hints(limit, &[]));
+    let records: Vec<Record> = std::iter::repeat_n(one, ADDRESSES_MAX - 1)
+        .chain([two])
+        .map(|data| ("a.example", HTTPS, 1, 300, data))
+        .collect();
+    let repeated = read(&mk_answer(HTTPS, &records), &query).unwrap();
+    assert_eq!(repeated.addresses.len(), 1, "an address that is repeated is looked at again");
+    let addresses =
+        (0..ADDRESSES_MAX + 1).map(|n| a("a.example", 60, u8::try_from(n % 250).unwrap()));
+    let read_all = read(&mk_answer(A, &addresses.collect::<Vec<_>>()), &mk_query("a.example", A));
+    assert_eq!(read_all.unwrap().addresses.len(), 250);
+}
+
+#[test]
 fn lifetime_is_the_least_ttl_or_the_negative_one() {
     let soa = |ttl, minimum: u32| -> Record {
         let mut data = b"\x00\x00".to_vec();

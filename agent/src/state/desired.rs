@@ -67,7 +67,7 @@ impl State {
         self.inherit_names(&endpoints);
         self.update_tables(&endpoints, &mut effects, &mut troubles);
         self.update_endpoints(endpoints, &mut effects, &mut troubles);
-        self.update_services(&mut effects);
+        self.update_services(&mut effects, &mut troubles);
         self.update_resolvers(&mut effects, &mut troubles);
         effects.notices.extend(troubles.difference(&self.troubles).cloned());
         self.troubles = troubles;

@@ -1,5 +1,6 @@
 //! From Services and their backends to what the kernel translates.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,67 +13,57 @@ use namegate_policy::rule::{Protocol, ServiceRef};
 
 use super::{Effects, State};
 
+type Backends = BTreeSet<(IpAddr, u16)>;
+
 /// What a Service's port stands for.
 struct Served {
     /// Every backend that takes new flows.
-    all: BTreeSet<(IpAddr, u16)>,
+    all: Backends,
     /// Those on this node.
-    local: BTreeSet<(IpAddr, u16)>,
+    local: Backends,
+}
+
+/// How a Service is reached, in the order of who has what several claim. Whoever may edit Services in
+/// one namespace writes external addresses, and so takes no other Service's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Cluster,
+    NodePort,
+    External,
+}
+
+/// A Service that has an address and a port.
+struct Holder<'a> {
+    reach: Reach,
+    service: &'a ServiceRef,
+    entry: ServiceEntry,
 }
 
 impl State {
     /// Finds the services that the kernel translates, and compares them with those in force.
-    pub(super) fn update_services(&mut self, effects: &mut Effects) {
+    pub(super) fn update_services(
+        &mut self,
+        effects: &mut Effects,
+        troubles: &mut BTreeSet<String>,
+    ) {
         let own = self.local_addresses();
-        let mut services = BTreeMap::new();
-        let mut owners: BTreeMap<ServiceKey, ServiceRef> = BTreeMap::new();
+        let mut holders: BTreeMap<ServiceKey, Holder<'_>> = BTreeMap::new();
         for service in self.tables.inventory().services() {
             for port in &service.ports {
-                let Some(number) = number(port.protocol) else { continue };
+                let Some(protocol) = number(port.protocol) else { continue };
                 let served = self.served(service, port, &own);
-                let entry = |address: &IpAddr, backends: &BTreeSet<(IpAddr, u16)>| ServiceEntry {
-                    is_affine: service.is_affine,
-                    backends: backends
-                        .iter()
-                        .filter(|(backend, _)| backend.is_ipv4() == address.is_ipv4())
-                        .map(|(backend, port)| Backend {
-                            address: (*backend).into(),
-                            port: *port,
-                            padding: [0; 2],
-                        })
-                        .collect(),
-                };
-                let mut serve = |address: &IpAddr, port, backends| {
-                    let key = ServiceKey {
-                        address: (*address).into(),
-                        port,
-                        protocol: number,
-                        padding: 0,
-                    };
-                    services.entry(key).or_insert_with(|| {
-                        owners.insert(key, service.reference.clone());
-                        entry(address, backends)
-                    });
-                };
-                let inner = if service.is_internal_local { &served.local } else { &served.all };
-                for address in &service.cluster_addresses {
-                    serve(address, port.port, inner);
-                }
-                let none = BTreeSet::new();
-                for address in &service.external_addresses {
-                    // Which sources are meant is the balancer's business: none of them comes in here.
-                    let is_restricted = service.restricted.contains(address);
-                    if !service.left_alone.contains(address) {
-                        serve(address, port.port, if is_restricted { &none } else { &served.all });
-                    }
-                }
-                if let Some(node_port) = port.node_port {
-                    for address in self.town.host_addresses.iter().filter(|a| is_global(a)) {
-                        serve(address, node_port, &served.all);
-                    }
+                for (reach, address, port, backends) in self.reaches(service, port, &served) {
+                    let key = ServiceKey { address: address.into(), port, protocol, padding: 0 };
+                    let entry = mk_entry(service, address, backends);
+                    let claimant = Holder { reach, service: &service.reference, entry };
+                    claim(&mut holders, key, claimant, troubles);
                 }
             }
         }
+        let owners: BTreeMap<ServiceKey, ServiceRef> =
+            holders.iter().map(|(key, holder)| (*key, holder.service.clone())).collect();
+        let services: BTreeMap<ServiceKey, ServiceEntry> =
+            holders.into_iter().map(|(key, holder)| (key, holder.entry)).collect();
         if *self.services != services {
             self.services = Arc::new(services);
             effects.services = Some(Arc::clone(&self.services));
@@ -83,8 +74,35 @@ impl State {
         }
     }
 
+    /// Where a Service's port is reached, and which backends have it there.
+    fn reaches<'a>(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        served: &'a Served,
+    ) -> Vec<(Reach, IpAddr, u16, &'a Backends)> {
+        static NONE: Backends = Backends::new();
+        let inner = if service.is_internal_local { &served.local } else { &served.all };
+        let cluster = service.cluster_addresses.iter();
+        let mut found: Vec<_> =
+            cluster.map(|address| (Reach::Cluster, *address, port.port, inner)).collect();
+        for address in &service.external_addresses {
+            // Which sources are meant is the balancer's business: none of them comes in here.
+            let is_restricted = service.restricted.contains(address);
+            if !service.left_alone.contains(address) {
+                let backends = if is_restricted { &NONE } else { &served.all };
+                found.push((Reach::External, *address, port.port, backends));
+            }
+        }
+        if let Some(node_port) = port.node_port {
+            let nodes = self.town.host_addresses.iter().filter(|address| is_global(address));
+            found.extend(nodes.map(|node| (Reach::NodePort, *node, node_port, &served.all)));
+        }
+        found
+    }
+
     fn served(&self, service: &Service, port: &ServicePort, own: &BTreeSet<IpAddr>) -> Served {
-        let (mut ready, mut ending) = (BTreeSet::new(), BTreeSet::new());
+        let (mut ready, mut ending) = (Backends::new(), Backends::new());
         for slice in self.tables.inventory().slices_of(&service.reference) {
             let same = slice
                 .ports
@@ -99,7 +117,7 @@ impl State {
                 }
             }
         }
-        let here = |group: &BTreeSet<(IpAddr, u16)>| -> BTreeSet<(IpAddr, u16)> {
+        let here = |group: &Backends| -> Backends {
             group.iter().filter(|(address, _)| own.contains(address)).copied().collect()
         };
         // Those that end serve new flows where none is ready (KEP-1669).
@@ -112,6 +130,42 @@ impl State {
         let pods = self.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
         pods.chain(&self.town.host_addresses).copied().collect()
     }
+}
+
+/// Gives a Service what it claims, unless another one has it already and the better claim.
+fn claim<'a>(
+    holders: &mut BTreeMap<ServiceKey, Holder<'a>>,
+    key: ServiceKey,
+    claimant: Holder<'a>,
+    troubles: &mut BTreeSet<String>,
+) {
+    let mut known = match holders.entry(key) {
+        Entry::Vacant(place) => {
+            place.insert(claimant);
+            return;
+        }
+        Entry::Occupied(known) => known,
+    };
+    let refused =
+        if claimant.reach < known.get().reach { known.insert(claimant) } else { claimant };
+    let (holder, address) = (known.get().service, IpAddr::from(key.address));
+    if refused.service != holder {
+        troubles.insert(format!(
+            "Service {}: {address} port {} belongs to Service {holder} already; check spec.externalIPs",
+            refused.service, key.port
+        ));
+    }
+}
+
+/// What the kernel is told of a Service at one of its addresses.
+fn mk_entry(service: &Service, at: IpAddr, backends: &Backends) -> ServiceEntry {
+    let backends = backends.iter().filter(|(backend, _)| backend.is_ipv4() == at.is_ipv4());
+    let backends = backends.map(|(backend, port)| Backend {
+        address: (*backend).into(),
+        port: *port,
+        padding: [0; 2],
+    });
+    ServiceEntry { is_affine: service.is_affine, backends: backends.collect() }
 }
 
 /// Whether a node port can be reached at the address from a pod.

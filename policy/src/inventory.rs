@@ -329,6 +329,9 @@ impl Inventory {
 
     fn note_service(&mut self, service: &ServiceRef) {
         self.changes.services.insert(service.clone());
+        if let Some(known) = self.services.get(service) {
+            self.changes.addresses.extend(&known.cluster_addresses);
+        }
         if *service == Self::apiserver() {
             self.changes.addresses.extend(self.apiserver_addresses());
         }

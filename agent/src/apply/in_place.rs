@@ -90,7 +90,8 @@ impl<K: Kernel> Apply<K> {
             }
         }
         self.next_generation = next;
-        // Addresses that could not be written are others only when they are.
-        self.retry.rejudge.everybody |= whose.everybody && !self.retry.ipcache.is_empty();
+        // Addresses and services that could not be written are others only when they are.
+        let waits = !self.retry.ipcache.is_empty() || self.retry.services.is_some();
+        self.retry.rejudge.everybody |= whose.everybody && waits;
     }
 }

@@ -66,6 +66,7 @@ impl State {
         let endpoints = self.desired_endpoints(&mut troubles);
         self.inherit_names(&endpoints);
         self.update_tables(&endpoints, &mut effects, &mut troubles);
+        self.update_names(&addresses, &mut effects);
         self.update_endpoints(endpoints, &mut effects, &mut troubles);
         self.update_services(&mut effects, &mut troubles);
         self.update_resolvers(&mut effects, &mut troubles);
@@ -140,9 +141,23 @@ impl State {
             };
             if before != identity {
                 effects.ipcache.insert(address, identity);
-                effects.is_anyone_elsewhere |= before.is_some();
+                effects.is_anyone_elsewhere = true;
             }
         }
+    }
+
+    /// Judges anew what these addresses open where somebody learned them: a pod, a node or a Service
+    /// that has one since keeps names out of it (EP-9), and lets them in again when it goes.
+    fn update_names(&self, changed: &BTreeSet<IpAddr>, effects: &mut Effects) {
+        let learned = self.learned.read();
+        let places = learned.identities().flat_map(|identity| {
+            let places = changed.iter().map(move |address| (identity, *address));
+            places.filter(|place| learned.leases(*place).next().is_some())
+        });
+        let whole = |identity| effects.tables.contains_key(&identity);
+        let places = places.filter(|(identity, _)| !whole(*identity)).collect();
+        drop(learned);
+        effects.names.extend(self.rewrite(places).names);
     }
 
     fn desired_endpoints(&self, troubles: &mut BTreeSet<String>) -> BTreeMap<u32, EndpointSpec> {

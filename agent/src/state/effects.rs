@@ -24,7 +24,8 @@ pub struct Effects {
     pub tables: BTreeMap<Identity, TableEffect>,
     /// Identities in whose policy table the peers of clauses mean others, and nothing else differs.
     pub rows: BTreeMap<Identity, Arc<PolicyTable>>,
-    /// Whether somebody gave up an address: live flows to it are to be judged again.
+    /// Whether an address is somebody else's, or a service's since: live flows to it are to be judged
+    /// again.
     pub is_anyone_elsewhere: bool,
     /// Identities that no endpoint has any more.
     pub retired: BTreeSet<Identity>,

@@ -65,6 +65,9 @@ impl State {
         let services: BTreeMap<ServiceKey, ServiceEntry> =
             holders.into_iter().map(|(key, holder)| (key, holder.entry)).collect();
         if *self.services != services {
+            // Flows to what was no service yet go on untranslated, to whom nobody judged.
+            effects.is_anyone_elsewhere |=
+                services.keys().any(|key| !self.services.contains_key(key));
             self.services = Arc::new(services);
             effects.services = Some(Arc::clone(&self.services));
         }

@@ -541,7 +541,7 @@ fn a_pod_changes_only_the_rows_that_mean_it() {
     assert_eq!(effects.tables.keys().collect::<Vec<_>>(), [&identity]);
 
     let effects = state.handle(upsert(CLIENT), at(3));
-    assert!(effects.tables.is_empty() && !effects.is_anyone_elsewhere);
+    assert!(effects.tables.is_empty() && effects.is_anyone_elsewhere);
     assert_eq!(effects.rows.keys().collect::<Vec<_>>(), [&identity]);
     let client = effects.ipcache[&ip("10.244.2.7")].expect("known");
     assert!(effects.rows[&identity].ingress[0].peers.identities.contains(client));
@@ -550,6 +550,9 @@ fn a_pod_changes_only_the_rows_that_mean_it() {
     let effects = state.handle(upsert(&second), at(4));
     assert!(effects.tables.is_empty() && effects.rows.is_empty(), "the identity is known");
     assert_eq!(effects.ipcache, BTreeMap::from([(ip("10.244.2.8"), Some(client))]));
+    assert!(effects.is_anyone_elsewhere, "flows to it were judged as if it were nobody's");
+    let effects = state.handle(upsert(&second), at(4));
+    assert!(!effects.is_anyone_elsewhere, "nothing changed");
 
     let relabelled = second.replace("app: client", "app: stranger");
     let effects = state.handle(upsert(&relabelled), at(5));
@@ -559,6 +562,43 @@ fn a_pod_changes_only_the_rows_that_mean_it() {
     let effects = state.handle(remove(CLIENT), at(6));
     assert!(effects.rows[&identity].ingress[0].peers.identities.is_empty());
     assert_eq!(effects.ipcache, BTreeMap::from([(ip("10.244.2.7"), None)]));
+}
+
+#[test]
+fn ep_9_what_a_name_opened_is_closed_when_it_becomes_somebodys() {
+    let pod = CLIENT.replace("10.244.2.7", "203.0.113.9");
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n2}\n\
+                status: {addresses: [{type: InternalIP, address: 203.0.113.9}]}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: ledger, namespace: shop}\n\
+                   spec: {clusterIP: 203.0.113.9, clusterIPs: [203.0.113.9], ports: [{port: 443}]}\n";
+    for (whose, object) in [("a pod", &*pod), ("a node", node), ("a service", service)] {
+        let (mut state, identity) = mk_running();
+        let place = (identity, ip("203.0.113.9"));
+        let answer = mk_answer(identity, "a.example.com", &[("203.0.113.9", 3_600)]);
+        let (effects, _) = state.teach(&answer, at(2)).unwrap();
+        let opened = effects.names[&place].expect("opened");
+
+        let effects = state.handle(upsert(object), at(3));
+        assert_eq!(effects.names, BTreeMap::from([(place, None)]), "{whose} has it");
+        assert!(effects.is_anyone_elsewhere, "{whose}: live flows are judged again");
+        let effects = state.handle(remove(object), at(4));
+        assert_eq!(effects.names, BTreeMap::from([(place, Some(opened))]), "{whose} had it");
+    }
+}
+
+#[test]
+fn a_service_at_an_address_that_had_none_has_live_flows_judged_again() {
+    let (mut state, _) = mk_running();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: ledger, namespace: shop}\n\
+                   spec: {clusterIP: 10.96.0.80, clusterIPs: [10.96.0.80], ports: [{port: 80}]}\n";
+    let effects = state.handle(upsert(service), at(2));
+    assert!(effects.services.is_some() && effects.is_anyone_elsewhere);
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+                 metadata: {name: ledger-x, namespace: shop, labels: {kubernetes.io/service-name: ledger}}\n\
+                 endpoints: [{addresses: [10.244.1.80]}]\nports: [{port: 80}]\n";
+    let effects = state.handle(upsert(slice), at(3));
+    assert!(effects.services.is_some());
+    assert!(!effects.is_anyone_elsewhere, "flows keep the backend that they have");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub enum NotOpened {
     Reserved,
     /// 169.254.0.0/16, the metadata address among it, or fe80::/10.
     LinkLocal,
+    /// Where a cloud hands credentials to its machines, apart from the link-local addresses.
+    Metadata,
     /// An IPv6 address that stands for an IPv4 one: the kernel keys would be the same.
     Ipv4Mapped,
     /// An address of a node.
@@ -28,7 +30,7 @@ pub enum NotOpened {
     Pod,
     /// An address that services get.
     Service,
-    /// RFC 1918 or RFC 4193, under the strict rebinding guard.
+    /// RFC 1918, RFC 6598 or RFC 4193, under the strict rebinding guard.
     Private,
 }
 
@@ -41,6 +43,7 @@ impl NotOpened {
             Self::Multicast => "multicast",
             Self::Reserved => "reserved",
             Self::LinkLocal => "link-local",
+            Self::Metadata => "metadata",
             Self::Ipv4Mapped => "ipv4-mapped",
             Self::Node => "node-range",
             Self::Pod => "pod-range",
@@ -71,7 +74,36 @@ pub struct ClusterRanges {
     pub services: Vec<IpNet>,
 }
 
-/// Says why `address` must not be opened by a name; `None` where it may.
+/// Link-local addresses aside, where clouds hand credentials to their machines: AWS (its range of
+/// services on the link), Google, Oracle, Oracle Classic, Alibaba and Azure.
+const METADATA: [IpNet; 6] = [
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 0, 192), 32)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 200), 32)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32)),
+];
+
+/// The IPv4 address that a router makes of an IPv6 one: NAT64 (RFC 6052 section 2.1, and RFC 8215 with
+/// prefixes of 96 bits) and 6to4 (RFC 3056).
+pub fn carried_v4(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = address else { return None };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => {
+            let [.., a, b, c, d] = v6.octets();
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        [0x2002, ..] => {
+            let [_, _, a, b, c, d, ..] = v6.octets();
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => None,
+    }
+}
+
+/// Says why `address` must not be opened by a name; `None` where it may. An IPv6 address that routers
+/// turn into an IPv4 one ([`carried_v4`]) is both.
 ///
 /// `allow_private` is whether a peer that matched the name carries `allowPrivate: true`.
 pub fn refusal(
@@ -80,6 +112,14 @@ pub fn refusal(
     guard: RebindingGuard,
     allow_private: bool,
 ) -> Option<NotOpened> {
+    if let Some(v4) = carried_v4(address)
+        && let Some(reason) = refusal(v4.into(), ranges, guard, allow_private)
+    {
+        return Some(reason);
+    }
+    if METADATA.iter().any(|net| net.contains(&address)) {
+        return Some(NotOpened::Metadata);
+    }
     let special = match address {
         IpAddr::V4(v4) => special_v4(v4),
         IpAddr::V6(v6) => special_v6(v6),
@@ -162,12 +202,14 @@ fn special_v6(address: Ipv6Addr) -> Option<NotOpened> {
 fn is_private(address: IpAddr) -> bool {
     const ULA: IpNet =
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7));
-    const RFC1918: [IpNet; 3] = [
+    const PRIVATE: [IpNet; 4] = [
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12)),
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16)),
+        // Between a provider and its customers (RFC 6598): pods and nodes in several clouds.
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
     ];
-    ULA.contains(&address) || RFC1918.iter().any(|net| net.contains(&address))
+    ULA.contains(&address) || PRIVATE.iter().any(|net| net.contains(&address))
 }
 
 #[cfg(test)]
@@ -222,6 +264,51 @@ mod tests {
     }
 
     #[test]
+    fn ep_9_metadata_services_are_not_opened_wherever_clouds_put_them() {
+        let refused = [
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+        ];
+        for address in refused {
+            let found =
+                refusal(address.parse().unwrap(), &mk_ranges(), RebindingGuard::Relaxed, true);
+            assert_eq!(found, Some(NotOpened::Metadata), "{address}");
+        }
+        for address in ["fd00:ec3::254", "fd20:ce::255", "100.100.100.201", "168.63.129.17"] {
+            let found =
+                refusal(address.parse().unwrap(), &mk_ranges(), RebindingGuard::Relaxed, false);
+            assert_eq!(found, None, "{address}");
+        }
+    }
+
+    #[test]
+    fn ep_9_an_address_that_carries_another_one_is_that_one_too() {
+        let cases = [
+            ("64:ff9b::169.254.169.254", Some(NotOpened::LinkLocal)),
+            ("64:ff9b::127.0.0.1", Some(NotOpened::Loopback)),
+            ("64:ff9b::10.244.3.4", Some(NotOpened::Pod)),
+            ("64:ff9b:1::10.96.0.10", Some(NotOpened::Service)),
+            ("64:ff9b:1:fffe::192.0.2.11", Some(NotOpened::Node)),
+            ("2002:a9fe:a9fe::1", Some(NotOpened::LinkLocal)),
+            ("2002:af4:304::", Some(NotOpened::Pod)),
+            ("64:ff9b::10.20.0.1", Some(NotOpened::Private)),
+            ("64:ff9b::203.0.113.1", None),
+            ("64:ff9b:2::127.0.0.1", None),
+            ("2002:cb00:7101::1", None),
+        ];
+        for (address, expected) in cases {
+            let found =
+                refusal(address.parse().unwrap(), &mk_ranges(), RebindingGuard::Strict, false);
+            assert_eq!(found, expected, "{address}");
+        }
+    }
+
+    #[test]
     fn ep_9_strict_guard_opens_private_addresses_only_where_allowed() {
         let cases = [
             ("10.20.0.1", false, Some(NotOpened::Private)),
@@ -229,6 +316,9 @@ mod tests {
             ("172.32.0.0", false, None),
             ("192.168.1.1", false, Some(NotOpened::Private)),
             ("fd99::1", false, Some(NotOpened::Private)),
+            ("100.64.0.1", false, Some(NotOpened::Private)),
+            ("100.127.255.255", false, Some(NotOpened::Private)),
+            ("100.128.0.0", false, None),
             ("10.20.0.1", true, None),
             ("fd99::1", true, None),
             ("10.244.3.4", true, Some(NotOpened::Pod)),

@@ -1,6 +1,7 @@
 //! What learned addresses open, under a policy table.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter;
 use std::net::IpAddr;
 
 use namegate_egress_bpf::abi::RuleSet;
@@ -9,7 +10,7 @@ use namegate_policy::identity::Identity;
 use namegate_policy::inventory::Inventory;
 use namegate_policy::learned::{Learned, Lease};
 use namegate_policy::name::DnsName;
-use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, refusal};
+use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, carried_v4, refusal};
 use namegate_policy::time::Timestamp;
 
 use super::NameRules;
@@ -52,7 +53,9 @@ impl Openings<'_> {
         address: IpAddr,
         clauses: &NameClauses,
     ) -> Result<RuleSet, NotOpened> {
-        if let Some(reason) = self.known.refusal(address) {
+        let carried = carried_v4(address).map(IpAddr::V4);
+        let mut both = iter::once(address).chain(carried);
+        if let Some(reason) = both.find_map(|address| self.known.refusal(address)) {
             return Err(reason);
         }
         match refusal(address, self.ranges, self.guard, false) {

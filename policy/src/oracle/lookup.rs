@@ -196,6 +196,12 @@ impl<'a> Oracle<'a> {
         if special.is_some() {
             return special;
         }
+        // A translator on the way makes another address of it.
+        if let Some(carried) = carried(address)
+            && let Some(reason) = self.withheld(carried, allow_private)
+        {
+            return Some(reason);
+        }
         match self.party(address) {
             Party::Pod(_) => return Some(NotOpened::Pod),
             Party::Host | Party::RemoteNode => return Some(NotOpened::Node),
@@ -315,15 +321,32 @@ fn special(address: IpAddr) -> Option<NotOpened> {
         (NotOpened::Multicast, &["224.0.0.0/4", "ff00::/8"]),
         (NotOpened::Reserved, &["240.0.0.0/4"]),
         (NotOpened::LinkLocal, &["169.254.0.0/16", "fe80::/10"]),
+        (NotOpened::Metadata, &["fd00:ec2::/32", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128"]),
+        (NotOpened::Metadata, &["192.0.0.192/32", "100.100.100.200/32", "168.63.129.16/32"]),
         // ::ffff:0:0/96 (RFC 4291 section 2.5.5.2) and the deprecated ::/96 (2.5.5.1).
         (NotOpened::Ipv4Mapped, &["::ffff:0:0/96", "::/96"]),
     ];
     known.iter().find(|(_, nets)| nets.iter().any(|net| starts(net))).map(|(why, _)| *why)
 }
 
-/// RFC 1918 and RFC 4193.
+/// The IPv4 address in one of NAT64 (RFC 6052, RFC 8215) or 6to4 (RFC 3056).
+fn carried(address: IpAddr) -> Option<IpAddr> {
+    let starts = |net: &str| net.parse().is_ok_and(|net| is_in(&net, address));
+    let IpAddr::V6(v6) = address else { return None };
+    let shift = if starts("64:ff9b::/96") || starts("64:ff9b:1::/48") {
+        0
+    } else if starts("2002::/16") {
+        80
+    } else {
+        return None;
+    };
+    let bits = u32::try_from(v6.to_bits() >> shift & u128::from(u32::MAX)).ok()?;
+    Some(IpAddr::V4(bits.into()))
+}
+
+/// RFC 1918, RFC 6598 and RFC 4193.
 fn is_private(address: IpAddr) -> bool {
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]
         .iter()
         .any(|net| net.parse().is_ok_and(|net| is_in(&net, address)))
 }

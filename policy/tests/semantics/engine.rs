@@ -11,7 +11,7 @@ use namegate_policy::identity::Identity;
 use namegate_policy::inventory::Inventory;
 use namegate_policy::name::DnsName;
 use namegate_policy::object::Object;
-use namegate_policy::opening::{ClusterRanges, RebindingGuard, refusal};
+use namegate_policy::opening::{ClusterRanges, RebindingGuard, carried_v4, refusal};
 use namegate_policy::oracle::{Circumstances, Flow, Lesson, Ruling, Verdict};
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::rule::{
@@ -111,6 +111,9 @@ impl Compiled {
 
     /// Whether a name may open an address (EP-9).
     fn is_open_to_names(&self, address: IpAddr) -> bool {
+        if carried_v4(address).is_some_and(|carried| !self.is_open_to_names(carried.into())) {
+            return false;
+        }
         let ranges = ClusterRanges { pods: self.ranges.clone(), ..ClusterRanges::default() };
         let mut services = self.inventory.services();
         matches!(self.identity_at(address), Identity::WORLD | Identity::KUBE_APISERVER)

@@ -294,6 +294,43 @@ fn a_service_peer_is_its_address_on_its_port_and_its_backends_on_theirs() {
     assert_eq!((backends.peers.cidrs.len(), &backends.ports), (2, &single(8443)));
 }
 
+/// Whoever may edit a Service writes its external addresses.
+#[test]
+fn a_service_peer_is_no_address_that_its_owner_writes_and_no_port_that_it_has_not() {
+    let ledger = ServiceRef { namespace: "shop".into(), name: "ledger".into() };
+    for ports in [Ports::Any, Ports::Of(vec![mk_port(443), mk_port(80)])] {
+        let peers = Peers::Of(vec![Peer::Service(ledger.clone())]);
+        let rule = mk_rule(Action::Allow, peers, ports.clone());
+        let mut world = World::default()
+            .with_pod("web", "10.244.1.5", &[])
+            .with_policy(mk_policy("p", vec![rule]));
+        let https = ServicePort {
+            name: "https".into(),
+            protocol: Protocol::Tcp,
+            port: 443,
+            node_port: None,
+        };
+        let balancer: IpAddr = "198.51.100.8".parse().unwrap();
+        world.inventory.upsert_service(Service {
+            reference: ledger.clone(),
+            labels: Labels::new(),
+            cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
+            external_addresses: vec!["169.254.169.254".parse().unwrap(), balancer],
+            ports: vec![https],
+            is_affine: false,
+            is_internal_local: false,
+            left_alone: BTreeSet::from([balancer]),
+            restricted: BTreeSet::new(),
+        });
+        let table = world.table("web");
+        let own = &table.egress[0];
+        let nets: Vec<String> = own.peers.cidrs.iter().map(|cidr| cidr.net.to_string()).collect();
+        assert_eq!(nets, ["10.96.0.7/32", "198.51.100.8/32"], "{ports:?}");
+        let expected = ClausePorts::Of(vec![(Protocol::Tcp, PortRange::single(443))]);
+        assert_eq!(own.ports, expected, "{ports:?}");
+    }
+}
+
 #[test]
 fn cl_9_a_prefix_of_the_world_leaves_out_pods() {
     let peer = CidrPeer {

@@ -135,12 +135,11 @@ impl<'a> Oracle<'a> {
     ) -> bool {
         let mut services = self.services().filter(|service| is_meant(service));
         services.any(|service| {
-            let mut own = service.cluster_addresses.iter().chain(&service.external_addresses);
+            // What its owner calls an external address is translated before anybody asks, but where a
+            // balancer wants it left alone.
+            let mut own = service.cluster_addresses.iter().chain(&service.left_alone);
             if own.any(|address| *address == view.remote) {
-                return match ports {
-                    Ports::Any => true,
-                    Ports::Of(list) => list.iter().any(|meant| is_own_port(service, meant, view)),
-                };
+                return is_own_port(service, ports, view);
             }
             self.slices().any(|slice| {
                 slice.service.as_ref() == Some(&service.reference)
@@ -303,14 +302,22 @@ fn is_selected(meant: &ServicesPeer, service: &Service) -> bool {
         && has_labels(labels, &service.labels)
 }
 
-fn is_own_port(service: &Service, meant: &PortMatch, view: &View<'_>) -> bool {
-    meant.protocol == view.protocol
-        && match &meant.ports {
-            PortSet::Range(range) => (range.start()..=range.end()).contains(&view.port),
-            PortSet::Named(name) => service.ports.iter().any(|port| {
-                port.name == *name && port.protocol == view.protocol && port.port == view.port
-            }),
-        }
+/// Whether the Service has the flow's port, and the rule means it by number or by the Service's name.
+fn is_own_port(service: &Service, ports: &Ports, view: &View<'_>) -> bool {
+    let mut own = service
+        .ports
+        .iter()
+        .filter(|port| port.protocol == view.protocol && port.port == view.port);
+    own.any(|port| match ports {
+        Ports::Any => true,
+        Ports::Of(list) => list.iter().any(|meant| {
+            meant.protocol == view.protocol
+                && match &meant.ports {
+                    PortSet::Range(range) => (range.start()..=range.end()).contains(&view.port),
+                    PortSet::Named(name) => port.name == *name,
+                }
+        }),
+    })
 }
 
 fn is_backend_port(

@@ -11,7 +11,7 @@ use super::{CidrPeer, CidrReach, ClausePeers, ClausePorts};
 use crate::dns::ClusterNames;
 use crate::identity::{Identity, IdentitySet};
 use crate::inventory::Inventory;
-use crate::resource::Service;
+use crate::resource::{Service, ServicePort};
 use crate::rule::{
     CidrGroupsPeer, Direction, Entity, Origin, Peer, Peers, Policy, PortMatch, PortRange, PortSet,
     Ports, Protocol, Rule, Workloads,
@@ -239,11 +239,12 @@ impl Resolver<'_> {
         }
     }
 
-    /// A Service by its own addresses on the rule's ports, and by its backends on the ports that
-    /// those translate to.
+    /// A Service by its own addresses on those of its ports that the rule means, and by its backends
+    /// on the ports that those translate to. An external address, which whoever may edit the Service
+    /// writes, is translated, and so is its backends; but for those that a balancer wants for itself.
     fn service(&self, known: &Service, ports: &Ports) -> Vec<(ClausePeers, ClausePorts)> {
         let mut parts = Vec::new();
-        let own = known.cluster_addresses.iter().chain(&known.external_addresses);
+        let own = known.cluster_addresses.iter().chain(&known.left_alone);
         parts.push((hosts(own.copied()), own_ports(known, ports)));
         for slice in self.inventory.slices_of(&known.reference) {
             let backends = hosts(slice.addresses.iter().copied());
@@ -326,21 +327,20 @@ fn numbered(rule: &Rule, peers: &ClausePeers) -> Option<Part> {
     Some(Part { peers: peers.clone(), ports, own_names })
 }
 
-/// The ports of a Service's own addresses that a rule means, by number or by the Service's name.
+/// The ports of a Service that a rule means, by number or by the Service's name.
 fn own_ports(service: &Service, ports: &Ports) -> ClausePorts {
-    let Ports::Of(matches) = ports else { return ClausePorts::Any };
-    let mut own = Vec::new();
-    for meant in matches {
-        match &meant.ports {
-            PortSet::Range(range) => own.push((meant.protocol, *range)),
-            PortSet::Named(name) => {
-                let named = service.ports.iter().filter(|p| p.name == *name);
-                let named = named.filter(|port| port.protocol == meant.protocol);
-                own.extend(named.map(|port| (port.protocol, PortRange::single(port.port))));
-            }
-        }
-    }
-    ClausePorts::Of(own)
+    let is_meant = |port: &&ServicePort| match ports {
+        Ports::Any => true,
+        Ports::Of(matches) => matches.iter().any(|meant| {
+            meant.protocol == port.protocol
+                && match &meant.ports {
+                    PortSet::Range(range) => range.contains(port.port),
+                    PortSet::Named(name) => port.name == *name,
+                }
+        }),
+    };
+    let own = service.ports.iter().filter(is_meant);
+    ClausePorts::Of(own.map(|port| (port.protocol, PortRange::single(port.port))).collect())
 }
 
 fn mk_part(peers: ClausePeers, ports: ClausePorts) -> Part {

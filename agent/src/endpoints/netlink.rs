@@ -87,12 +87,7 @@ async fn list_where(
         let Some(link) = links.get_mut(&message.header.index) else {
             continue;
         };
-        for attribute in &message.attributes {
-            if let AddressAttribute::Address(address) | AddressAttribute::Local(address) = attribute
-            {
-                link.addresses.insert(*address);
-            }
-        }
+        link.addresses.extend(own_address(&message.attributes));
     }
     Ok(links)
 }
@@ -124,6 +119,20 @@ fn list_inside(namespace: &impl AsFd) -> Result<Links, NetlinkError> {
     })
 }
 
+/// The interface's own address in a message about it: on a point-to-point link `IFA_ADDRESS` is that
+/// of the other end (rtnetlink(7)).
+fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let mut address = None;
+    for attribute in attributes {
+        if let AddressAttribute::Local(local) = attribute {
+            return Some(*local);
+        } else if let AddressAttribute::Address(one) = attribute {
+            address = Some(*one);
+        }
+    }
+    address
+}
+
 fn read_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -146,4 +155,25 @@ fn read_link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_far_end_of_a_tunnel_is_no_address_of_the_node() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let local = |text| AddressAttribute::Local(ip(text));
+        let address = |text| AddressAttribute::Address(ip(text));
+        let cases = [
+            (vec![address("192.0.2.1"), local("192.0.2.1")], Some("192.0.2.1")),
+            (vec![address("198.51.100.9"), local("192.0.2.1")], Some("192.0.2.1")),
+            (vec![address("2001:db8::1")], Some("2001:db8::1")),
+            (vec![], None),
+        ];
+        for (attributes, expected) in cases {
+            assert_eq!(own_address(&attributes), expected.map(ip), "{attributes:?}");
+        }
+    }
 }

@@ -410,7 +410,10 @@ fn ep_2_governed_lookups_go_to_the_proxy_and_come_back() {
         ("from above", answer(15_316), drop(DropReason::ProxyAddress)),
     ];
     for (name, frame, expected) in cases {
-        assert_eq!(governed.clone().gets(&frame), expected, "{name}");
+        let mut governed = governed.clone();
+        assert_eq!(governed.gets(&frame), drop(DropReason::ProxyAddress), "{name}, from elsewhere");
+        governed.is_from_node = true;
+        assert_eq!(governed.gets(&frame), expected, "{name}");
     }
 }
 

@@ -9,8 +9,8 @@ use namegate_policy::time::Timestamp;
 use super::Datapath;
 use super::error::DatapathError;
 use crate::abi::{
-    Backend, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN,
-    ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
+    Backend, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER,
+    ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
 };
 use crate::packet::protocol;
 use crate::verdict::flow_is_expired;

@@ -2,9 +2,7 @@
 //! hold the port), and the lowest set bit decides.
 
 use super::question::{Port, Question};
-use super::{
-    Case, IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps,
-};
+use super::{Case, IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps};
 use crate::abi::{
     Address, CONFIG_INCOMPLETE, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS,
     LEVELS, NO_CLAUSE, NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet,

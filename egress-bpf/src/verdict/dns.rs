@@ -3,7 +3,7 @@
 //! A lookup of a governed endpoint towards a known resolver is rewritten to the proxy's address and
 //! a port that names the resolver's slot; the answer's source port names it again. No state is kept.
 
-use super::{Maps, Verdict};
+use super::{Maps, Scene, Verdict};
 use crate::abi::{Address, Config, Direction, DropReason, RESOLVERS_MAX};
 use crate::packet::{Headers, Kind, Piece};
 
@@ -15,13 +15,13 @@ pub(super) const PORT: u16 = 53;
 pub(super) fn intercept<M: Maps>(
     maps: &M,
     headers: &Headers,
-    direction: Direction,
+    scene: &Scene,
     is_governed: bool,
 ) -> Result<Option<Verdict>, DropReason> {
     let config = maps.config();
-    match direction {
+    match scene.direction {
         Direction::Egress => lookup(maps, config, headers, is_governed),
-        Direction::Ingress => answer(maps, config, headers),
+        Direction::Ingress => answer(maps, config, headers, scene.is_from_node),
     }
 }
 
@@ -61,12 +61,17 @@ fn answer<M: Maps>(
     maps: &M,
     config: Option<&Config>,
     headers: &Headers,
+    is_from_node: bool,
 ) -> Result<Option<Verdict>, DropReason> {
     let Some(config) = config else {
         return Ok(None);
     };
     if !is_proxy(config, &headers.source) {
         return Ok(None);
+    }
+    // The proxy is a program of the node: what came in from elsewhere carries its address falsely.
+    if !is_from_node {
+        return Err(DropReason::ProxyAddress);
     }
     if !matches!(headers.piece, Piece::Whole) {
         return Err(DropReason::DnsFragment);

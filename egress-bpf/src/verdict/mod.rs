@@ -386,7 +386,7 @@ fn decide<P: Packet, M: Gate<P>>(
         | Kind::Other => {}
     }
     let is_governed = case.is_dns_governed;
-    if let Some(verdict) = dns::intercept(maps, &case.headers, scene.direction, is_governed)? {
+    if let Some(verdict) = dns::intercept(maps, &case.headers, scene, is_governed)? {
         return Ok(verdict);
     }
     if let Piece::Later = case.headers.piece {

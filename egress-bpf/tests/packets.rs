@@ -59,6 +59,13 @@ fn neighbour(ends: (&str, &str), kind: u8, target: &str, option: Option<(u8, Mac
     frame::ip(MAC, (ip(ends.0), ip(ends.1)), 58, &frame::icmp(kind, [0; 4], &body))
 }
 
+/// A solicitation to the node with these options.
+fn solicitation(options: &[u8]) -> Vec<u8> {
+    let body = [&Address::from(ip(SITE_V6)).octets(), options].concat();
+    let ends = (ip(POD_V6), ip("fd00:10:244:1::1"));
+    frame::ip(MAC, ends, 58, &frame::icmp(135, [0; 4], &body))
+}
+
 fn listener(source: &str, destination: &str, kind: u8) -> Vec<u8> {
     let body = [&[58, 0, 5, 2, 0, 0, 1, 0][..], &frame::icmp(kind, [0; 4], &[0; 16])].concat();
     with(frame::ip(MAC, (ip(source), ip(destination)), 0, &body), 21, &[1])
@@ -246,6 +253,16 @@ fn nothing_leaves_under_a_strange_address() {
             "advertisement with another mac",
             neighbour((POD_V6, NODES), 136, POD_V6, Some((2, OTHER_MAC))),
             spoofed,
+        ),
+        (
+            "solicitation with a nonce",
+            solicitation(&[1, 1, 2, 0, 0, 0, 0, 10, 14, 1, 1, 2, 3, 4, 5, 6]),
+            LINK,
+        ),
+        (
+            "solicitation that carries data",
+            solicitation(&[[14, 3].as_slice(), &[7; 22]].concat()),
+            drop(DropReason::Malformed),
         ),
         ("to the node", neighbour((POD_V6, "fd00:10:244:1::1"), 136, POD_V6, None), LINK),
         ("to a site, as a way out", neighbour((POD_V6, SITE_V6), 135, SITE_V6, None), spoofed),

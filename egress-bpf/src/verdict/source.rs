@@ -15,6 +15,9 @@ const LISTENER_QUERY: u8 = 130;
 const OPTION_SOURCE: u8 = 1;
 const OPTION_TARGET: u8 = 2;
 const OPTIONS_MAX: usize = 4;
+/// Octets of neighbour discovery's options: a link-layer address, and the nonce of duplicate address
+/// detection (RFC 7527). More is nothing that a pod needs, and carries data past its policy.
+const OPTIONS_LENGTH_MAX: u32 = 16;
 
 #[inline(always)]
 pub(super) fn check<P: Packet, M: Maps>(
@@ -103,6 +106,9 @@ fn neighbour<P: Packet>(
     };
     if headers.payload < options {
         return Err(DropReason::Truncated);
+    }
+    if headers.payload - options > OPTIONS_LENGTH_MAX {
+        return Err(DropReason::Malformed);
     }
     let speaks_for_itself = !knows_mac
         || claims_only(packet, at + options as usize, headers.payload - options, &endpoint.mac)?;

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use compare::{Disagreement, Engines, Tally};
 use namegate_integration::lab;
 use namegate_policy::testing::Documents;
@@ -43,6 +43,7 @@ fn three_engines_agree_on_what_once_divided_them() -> Result<()> {
             bail!("{}: {disagreement}", path.display());
         }
     }
+    ensure!(!files.is_empty() && tally.flows > 0, "nothing was compared: {} files", files.len());
     println!("{} committed cases, {tally}", files.len());
     Ok(())
 }

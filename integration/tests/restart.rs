@@ -97,6 +97,7 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
     agent.check()?;
     let report = flows.end()?;
     assert_eq!(sink.received()?, 0, "of {} denied datagrams", flood.sent());
+    assert!(flood.sent() > u64::from(extent.denied_per_second), "the flood went on");
     assert_eq!(report.broken, Vec::<String>::new(), "of {} flows", report.flows);
     println!(
         "{} kills, {} upgrades: 0 of {} denied datagrams leaked, 0 of {} flows broke, longest gap {:?}",

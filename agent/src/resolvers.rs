@@ -9,7 +9,7 @@ use namegate_policy::resource::Service;
 use namegate_policy::rule::ServiceRef;
 
 /// The number of slots.
-pub const SLOTS: u8 = 16;
+pub const SLOTS: u8 = 128;
 
 /// Where node-local DNS caches listen.
 pub const NODE_LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(alternatives("2001:db8::3"), [ip("192.0.2.1"), ip("192.0.2.2")]);
         assert_eq!(alternatives("192.0.2.9"), [] as [IpAddr; 0]);
         for (text, error) in [
-            ("192.0.2.1", "a group has 2 to 16 resolvers, separated by commas, not 1"),
-            ("192.0.2.1,192.0.2.1", "a group has 2 to 16 resolvers, separated by commas, not 1"),
+            ("192.0.2.1", "a group has 2 to 128 resolvers, separated by commas, not 1"),
+            ("192.0.2.1,192.0.2.1", "a group has 2 to 128 resolvers, separated by commas, not 1"),
             ("192.0.2.1,dns", "\"dns\" is no IP address"),
         ] {
             assert_eq!(text.parse::<ResolverGroup>().unwrap_err().to_string(), error);
@@ -289,9 +289,9 @@ mod tests {
     #[test]
     fn resolvers_without_a_slot_are_named() {
         let mut slots = Slots::default();
-        let many: Vec<IpAddr> = (1..=20u8).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+        let many: Vec<IpAddr> = (1..=140u8).map(|n| IpAddr::from([192, 0, 2, n])).collect();
         let changes = slots.update(&many);
         assert_eq!(changes.add.len(), usize::from(SLOTS));
-        assert_eq!(changes.left_out, many[16..]);
+        assert_eq!(changes.left_out, many[128..]);
     }
 }

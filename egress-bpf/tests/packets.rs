@@ -424,7 +424,7 @@ fn ep_2_governed_lookups_go_to_the_proxy_and_come_back() {
         ("its answer", answer(15_300), Verdict::FromProxy { slot: 0 }),
         ("of no resolver", answer(15_301), drop(DropReason::ProxyAddress)),
         ("from below", answer(15_299), drop(DropReason::ProxyAddress)),
-        ("from above", answer(15_316), drop(DropReason::ProxyAddress)),
+        ("from above", answer(15_428), drop(DropReason::ProxyAddress)),
     ];
     for (name, frame, expected) in cases {
         let mut governed = governed.clone();

@@ -5,15 +5,15 @@
 mod pod;
 
 use namegate_egress_bpf::abi::{
-    Address, Backend, BackendKey, DropReason, ENDPOINT_TRANSLATED, Pass, SERVICE_AFFINE, Service,
-    ServiceKey,
+    Address, Backend, BackendKey, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_TRANSLATED, Pass,
+    SERVICE_AFFINE, Service, ServiceKey,
 };
 use namegate_egress_bpf::packet::{TCP_ACK, TCP_SYN};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::{Verdict, Way};
 use namegate_policy::table::Clause;
 
-use pod::{IFINDEX, MAC, OTHER_MAC, POD, Pod, allows, drop, ip, isolated, open};
+use pod::{IFINDEX, MAC, OTHER_MAC, POD, Pod, RESOLVER, allows, drop, ip, isolated, open};
 
 const SERVICE: &str = "10.96.0.80";
 const ALLOWED: &str = "10.244.2.1";
@@ -288,4 +288,28 @@ fn endpoint_that_is_not_translated_is_left_to_others() {
     client.sim.endpoints.get_mut(&IFINDEX).unwrap().flags &= !ENDPOINT_TRANSLATED;
     let verdict = client.sends(&tcp((POD, 5_000), (SERVICE, 80), TCP_SYN));
     assert_eq!(verdict, Verdict::Forward(Pass::Judged));
+}
+
+#[test]
+fn ep_2_no_service_leads_past_the_proxy_to_a_resolver() {
+    let cases = [
+        ("a resolver's port 53", RESOLVER, 53, true, drop(DropReason::HiddenResolver)),
+        ("another port of it", RESOLVER, 5_353, true, translated(Pass::Judged, Way::ToBackend)),
+        ("another backend", ALLOWED, 53, true, translated(Pass::Judged, Way::ToBackend)),
+        ("ungoverned", RESOLVER, 53, false, translated(Pass::Judged, Way::ToBackend)),
+    ];
+    for (name, backend, port, is_governed, expected) in cases {
+        let mut client = mk_client(vec![open()], UDP, 0, &[(backend, port)]);
+        if is_governed {
+            client.endpoint().flags |= ENDPOINT_DNS_GOVERNED;
+        }
+        let lookup = udp((POD, 40_000), (SERVICE, 80));
+        assert_eq!(client.sends(&lookup), expected, "{name}");
+        if is_governed {
+            continue;
+        }
+        client.endpoint().flags |= ENDPOINT_DNS_GOVERNED;
+        client.endpoint().generation += 1;
+        assert_eq!(client.sends(&lookup), drop(DropReason::Revoked), "{name}, governed since");
+    }
 }

@@ -121,6 +121,7 @@ fn is_out_of_reach(verdict: &(Direction, Reason)) -> bool {
                         | DropReason::Rewrite
                         | DropReason::Incomplete
                         | DropReason::Quota
+                        | DropReason::HiddenResolver
                 )
             )
     )

@@ -241,19 +241,21 @@ impl Agent {
         self.put(books, effects).await;
     }
 
-    async fn put(&mut self, books: &mut Books, mut effects: Effects) {
+    async fn put(&mut self, books: &mut Books, effects: Effects) {
         let began = Instant::now();
         report_notices(&effects.notices);
         books.registry.update(&books.state, &effects);
         if let Some(wanted) = &effects.wanted {
             self.wanted.send_replace(Arc::clone(wanted));
         }
-        if let Some(resolvers) = &mut effects.resolvers {
+        if let Some(resolvers) = &effects.resolvers {
             let slots = &mut self.proxy_slots;
             let failures = update_proxy(&self.proxy, &self.listen, slots, resolvers).await;
-            for (slot, error) in failures {
-                tracing::error!(%error, "the proxy cannot stand in for a resolver");
-                resolvers.remove(&slot);
+            for error in failures.into_values() {
+                tracing::error!(
+                    %error,
+                    "the proxy cannot stand in for a resolver: lookups to it end until it can"
+                );
             }
         }
         let changes_policy = effects.changes_policy();
@@ -353,6 +355,7 @@ impl Agent {
             // Lookups wait meanwhile: however much there is to write, it is for a fiftieth of the time.
             self.retry_from = Instant::now() + began.elapsed() * 49;
         }
+        self.listen_again(books).await;
         if let Some((_, view)) = &mut self.reporting {
             view.update(&books.state, &books.apply);
         }
@@ -366,6 +369,23 @@ impl Agent {
             }
             // However much there is to write, it takes a fiftieth of a processor at most.
             self.remember_from = Instant::now() + began.elapsed() * 49;
+        }
+    }
+
+    /// Tries again to stand in for resolvers for which there was no socket.
+    async fn listen_again(&mut self, books: &Books) {
+        let wanted = books.state.resolvers();
+        if self.proxy_slots == wanted {
+            return;
+        }
+        let before = self.proxy_slots.len();
+        let slots = &mut self.proxy_slots;
+        let failures = update_proxy(&self.proxy, &self.listen, slots, &wanted).await;
+        for error in failures.values() {
+            tracing::debug!(%error, "the proxy still cannot stand in for a resolver");
+        }
+        if slots.len() > before {
+            tracing::info!(lacking = failures.len(), "the proxy stands in for resolvers again");
         }
     }
 

@@ -155,7 +155,7 @@ pub struct AgentArgs {
     )]
     pub proxy_ipv6: Ipv6Addr,
     /// First port of the DNS proxy; one port for each resolver, at most 16
-    #[arg(long, env = "NAMEGATE_DNS_PORT", value_name = "PORT", default_value_t = 15300, value_parser = clap::value_parser!(u16).range(1024..=65520))]
+    #[arg(long, env = "NAMEGATE_DNS_PORT", value_name = "PORT", default_value_t = 15300, value_parser = clap::value_parser!(u16).range(1024..=65408))]
     pub dns_port: u16,
     /// Where the kernel's settings are: a container without privileges sees its own /proc/sys
     /// read-only, and has the node's elsewhere

@@ -330,14 +330,14 @@ impl State {
 
     fn update_resolvers(&mut self, effects: &mut Effects, troubles: &mut BTreeSet<String>) {
         let inventory = self.tables.inventory();
-        let mut wanted: Vec<IpAddr> = Vec::new();
-        for service in inventory.services().filter(|service| is_cluster_dns(service)) {
-            wanted.extend(service.cluster_addresses.iter().copied());
-            let slices = inventory.slices_of(&service.reference);
-            wanted.extend(slices.flat_map(|slice| slice.addresses.iter().copied()));
-        }
-        wanted.push(NODE_LOCAL);
+        let services = || inventory.services().filter(|service| is_cluster_dns(service));
+        // Those that pods are told come first: however many backends there are, these have a slot.
+        let mut wanted: Vec<IpAddr> = vec![NODE_LOCAL];
+        wanted
+            .splice(..0, services().flat_map(|service| service.cluster_addresses.iter().copied()));
         wanted.extend(&self.settings.resolvers);
+        let slices = services().flat_map(|service| inventory.slices_of(&service.reference));
+        wanted.extend(slices.flat_map(|slice| slice.addresses.iter().copied()));
         wanted.retain(|resolver| resolver.is_ipv4() || self.settings.has_ipv6);
         let changes = self.slots.update(&wanted);
         for resolver in &changes.left_out {

@@ -390,6 +390,11 @@ impl State {
         self.tables.inventory().identity_of(pod)
     }
 
+    /// The resolvers by slot.
+    pub fn resolvers(&self) -> BTreeMap<u8, IpAddr> {
+        self.slots.iter().collect()
+    }
+
     /// How many policies are known.
     pub fn policy_count(&self) -> usize {
         self.tables.policies().count()

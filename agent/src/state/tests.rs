@@ -486,6 +486,26 @@ fn ep_2_resolvers_are_those_of_the_cluster_the_node_and_the_operator() {
     assert_eq!(slots[&3], ip("10.244.1.53"));
 }
 
+#[test]
+fn ep_2_backends_of_the_cluster_dns_leave_room_for_the_resolvers_that_pods_are_told() {
+    let mut state = mk_state();
+    let backends: Vec<String> = (1..=200).map(|n| format!("10.244.1.{n}")).collect();
+    let slice = format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {{name: kube-dns-x, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\n\
+         endpoints: [{{addresses: [{}]}}]\nports: [{{name: dns, port: 53, protocol: UDP}}]\n",
+        backends.join(", ")
+    );
+    let effects = state.handle(upsert(&format!("{OBJECTS}{slice}")), at(1));
+    let slots = effects.resolvers.expect("resolvers");
+    assert_eq!(slots.len(), usize::from(crate::resolvers::SLOTS));
+    let held: BTreeSet<IpAddr> = slots.into_values().collect();
+    for resolver in ["10.96.0.10", "169.254.20.10", "192.0.2.53", "10.244.1.125"] {
+        assert!(held.contains(&ip(resolver)), "{resolver}");
+    }
+    assert!(effects.notices.iter().any(|text| text.contains("10.244.1.126")), "who is left out");
+}
+
 /// Who may edit Services in one namespace takes no other one's address.
 #[test]
 fn a_services_own_addresses_come_before_what_others_claim() {

@@ -1,7 +1,7 @@
 use super::{Address, Mac};
 
 /// The number of resolvers that lookups can be taken from.
-pub const RESOLVERS_MAX: usize = 16;
+pub const RESOLVERS_MAX: usize = 128;
 
 /// [`Config::flags`]: the cluster ranges hold prefixes, so that an address missing in the ipcache is
 /// looked up there.

@@ -35,7 +35,7 @@ pub use table::{
 };
 
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The oldest version whose rows of `ENDPOINTS` and `FLOWS` have this layout and meaning: from there on
 /// they are carried over.

@@ -128,5 +128,7 @@ numbered! {
         Incomplete = 49, "addresses-incomplete";
         /// The endpoint holds as many flows as are left for all.
         Quota = 50, "conntrack-quota";
+        /// A governed lookup to a service that is no resolver itself and has one as its backend.
+        HiddenResolver = 51, "service-resolver";
     }
 }

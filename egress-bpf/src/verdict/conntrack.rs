@@ -67,9 +67,11 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
     }
     let mut is_untold = false;
     if matches!(known, Known::Stale(..)) {
-        // Opened before the endpoint was governed: its backend is not known, and cannot be judged.
-        is_untold = matches!((case.way, opener), (Way::Straight, Direction::Egress))
-            && service::is_meant(maps, case);
+        // Opened before the endpoint was governed: its backend is not known, and cannot be judged, or
+        // it is a resolver.
+        is_untold = service::hides_resolver(maps, case)
+            || matches!((case.way, opener), (Way::Straight, Direction::Egress))
+                && service::is_meant(maps, case);
     } else {
         refuse_unopened(maps, case)?;
         if let Direction::Egress = scene.direction {

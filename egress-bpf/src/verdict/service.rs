@@ -6,7 +6,7 @@
 //! backend; and one under the backend, which leads what comes back to the first.
 
 use super::conntrack::flow_is_expired;
-use super::{Case, Maps, Scene, Way};
+use super::{Case, Maps, Scene, Way, dns};
 use crate::abi::{
     Address, BackendKey, DropReason, FLOW_REVOKED, Flow, FlowKey, ROLE_HAIRPIN,
     ROLE_HAIRPIN_SERVER, ROLE_REPLY, ROLE_TRANSLATED, SERVICE_AFFINE, ServiceKey,
@@ -56,10 +56,22 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
     case.target_port = backend.port;
     let endpoint = maps.endpoint(case.key.ifindex).ok_or(DropReason::NoEndpoint)?;
     case.way = if endpoint.has(&case.remote) { Way::HairpinOut } else { Way::ToBackend };
+    if hides_resolver(maps, case) {
+        return Err(DropReason::HiddenResolver);
+    }
     if !takes_piece(case.way, case.headers.piece) {
         return Err(DropReason::HairpinFragment);
     }
     Ok(())
+}
+
+/// Whether the flow is one of lookups that would reach a resolver by way of a service, past the proxy.
+#[inline(always)]
+pub(super) fn hides_resolver<M: Maps>(maps: &M, case: &Case) -> bool {
+    case.is_dns_governed
+        && case.remote_port == dns::PORT
+        && !matches!(case.way, Way::Straight)
+        && maps.resolver_slot(&case.remote).is_some()
 }
 
 /// The entry under which packets of a flow's other half are found.

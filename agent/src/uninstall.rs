@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context;
+use namegate_egress_bpf::datapath::Datapath;
 
 use crate::cli::NodeArgs;
 use crate::endpoints::netlink;
@@ -41,15 +42,10 @@ pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     remove_file(&args.socket())
 }
 
-/// Removes programs and maps. A pinned link is what holds a program on its interface: it goes with
-/// the pin.
+/// Takes programs off their interfaces, and removes them and their maps.
 pub fn remove_pins(args: &NodeArgs) -> anyhow::Result<()> {
-    match fs::remove_dir_all(&args.pin_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", args.pin_dir.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    Datapath::remove(&args.pin_dir)
+        .with_context(|| format!("cannot remove what is below {}", args.pin_dir.display()))
 }
 
 /// Whether an interface of the agent's name exists.

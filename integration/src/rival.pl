@@ -1,7 +1,7 @@
 # Another program at a hook of an interface: what a second network plugin, or an intruder, does there.
 #   before INTERFACE HOOK COUNT   puts COUNT programs that let everything pass before all others, says
 #                                 "attached", and takes them away when it ends (46: ingress, 47: egress)
-#   count INTERFACE HOOK          says how many programs are there
+#   count INTERFACE HOOK          says how many programs are there, or "none" where the kernel has no tcx
 #   detach PIN                    detaches the link that is pinned there
 use strict;
 use warnings;
@@ -10,9 +10,9 @@ use POSIX ();
 my $number = (POSIX::uname())[4] =~ /^aarch64/ ? 280 : 321;
 
 sub bpf {
-    my ($command, $attributes) = @_;
-    my $outcome = syscall($number, $command, $attributes, length $attributes);
-    die "bpf $command: $!\n" if $outcome < 0;
+    # Not a copy: the kernel writes what it answers into the attributes.
+    my $outcome = syscall($number, $_[0], $_[1], length $_[1]);
+    die "bpf $_[0]: $!\n" if $outcome < 0;
     return $outcome;
 }
 
@@ -44,6 +44,7 @@ if ($what eq 'before') {
 } elsif ($what eq 'count') {
     my ($interface, $hook) = @ARGV;
     my $attributes = pack('LLLLQLLQQQQ', $interface, $hook, (0) x 9);
-    bpf(16, $attributes);
-    print unpack('x24 L', $attributes), "\n";
+    my $known = eval { bpf(16, $attributes) };
+    die $@ unless defined $known or $! == POSIX::EINVAL();
+    print defined $known ? unpack('x24 L', $attributes) : 'none', "\n";
 }

@@ -10,7 +10,7 @@ use namegate_integration::agent::binary;
 use namegate_integration::flood::{Flood, Sink};
 use namegate_integration::patience::wait_until;
 use namegate_integration::process::{Finished, run};
-use namegate_integration::rival::{self, Hook, Rival};
+use namegate_integration::rival::{self, Hook, Rival, RivalFilter};
 use namegate_integration::scene::Scene;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -66,16 +66,48 @@ impl Stage {
         run(command.args(["ready", "--ready-file"]).arg(&self.ready_file), SOON)
     }
 
-    /// Where the checkout's link is pinned.
+    /// Where it is kept that the checkout's program is attached.
     fn pin(&self) -> Result<PathBuf> {
         let version = only_entry(&self.scene.town.lab.pins())?;
-        Ok(version.join("links").join(format!("{}-egress", self.index)))
+        let folder = if self.has_filters() { "filters" } else { "links" };
+        Ok(version.join(folder).join(format!("{}-egress", self.index)))
+    }
+
+    /// Whether the agent attached its programs as filters.
+    fn has_filters(&self) -> bool {
+        self.scene.agent.log().contains("attach=clsact")
     }
 
     fn rival(&self, count: u32) -> Result<Rival> {
         let (lab, node) = (&self.scene.town.lab, &self.scene.town.node.namespace);
         Rival::before(lab, node, self.index, Hook::Ingress, count)
     }
+
+    /// One that comes before the agent's program where that is.
+    fn rival_of_its_kind(&self) -> Result<Either> {
+        if !self.has_filters() {
+            return Ok(Either::Link { _held: self.rival(1)? });
+        }
+        let town = &self.scene.town;
+        let (node, interface) = (&town.node.namespace, &town.checkout.interface);
+        let held = RivalFilter::before(node, interface, Hook::Ingress)?;
+        Ok(Either::Filter { _held: held })
+    }
+
+    /// Takes the agent's program off its hook.
+    fn detach(&self) -> Result<()> {
+        let node = &self.scene.town.node.namespace;
+        if self.has_filters() {
+            return rival::clear(node, &self.scene.town.checkout.interface);
+        }
+        rival::detach(node, &self.pin()?)
+    }
+}
+
+/// A rival, whatever holds it.
+enum Either {
+    Link { _held: Rival },
+    Filter { _held: RivalFilter },
 }
 
 impl Drop for Stage {
@@ -95,7 +127,7 @@ fn only_entry(folder: &Path) -> Result<PathBuf> {
 fn a_program_that_comes_before_the_agents_is_put_behind_it() -> Result<()> {
     let test = "a_program_that_comes_before_the_agents_is_put_behind_it";
     let Some(mut stage) = Stage::for_test(test)? else { return Ok(()) };
-    let rival = stage.rival(1)?;
+    let rival = stage.rival_of_its_kind()?;
     stage.expect_said("another program was put before the agent's", 1)?;
     assert!(stage.sink.received()? > 0, "the rival let something pass, or this shows nothing");
     stage.expect_closed()?;
@@ -115,17 +147,19 @@ fn a_program_that_comes_before_the_agents_is_put_behind_it() -> Result<()> {
 fn a_program_that_is_taken_away_comes_back() -> Result<()> {
     let test = "a_program_that_is_taken_away_comes_back";
     let Some(mut stage) = Stage::for_test(test)? else { return Ok(()) };
-    let node = &stage.scene.town.node.namespace;
-    rival::detach(node, &stage.pin()?)?;
+    stage.detach()?;
     stage.expect_said("the agent's program was detached", 1)?;
     assert!(stage.sink.received()? > 0, "something passed, or this shows nothing");
     stage.expect_closed()?;
 
     // With its pins, too: what is pinned again is there for the next agent.
     std::fs::remove_dir_all(stage.pin()?.parent().unwrap())?;
+    if stage.has_filters() {
+        stage.detach()?;
+    }
     stage.expect_said("the agent's program was detached", 2)?;
     let pin = stage.pin()?;
-    wait_until("the link to be pinned again", SOON, || Ok(pin.exists()))?;
+    wait_until("the program to be known as attached again", SOON, || Ok(pin.exists()))?;
     stage.expect_closed()?;
     assert_eq!(stage.ready()?.code(), 0);
     stage.scene.agent.check()
@@ -135,13 +169,21 @@ fn a_program_that_is_taken_away_comes_back() -> Result<()> {
 fn a_hook_that_cannot_be_put_right_is_not_ready() -> Result<()> {
     let test = "a_hook_that_cannot_be_put_right_is_not_ready";
     let Some(mut stage) = Stage::for_test(test)? else { return Ok(()) };
+    let town = &stage.scene.town;
+    let (node, interface) = (&town.node.namespace, &town.checkout.interface);
     // The kernel takes 63 programs a hook (kernel/bpf/mprog.c): with the agent's own these are all.
-    let rival = stage.rival(62)?;
+    let rivals = if stage.has_filters() { None } else { Some(stage.rival(62)?) };
+    if rivals.is_none() {
+        rival::occupy(node, interface)?;
+    }
     stage.expect_said("programs cannot be put where they belong", 1)?;
     wait_until("the agent not to be ready", SOON, || Ok(stage.ready()?.code() == 1))?;
     let said = stage.ready()?.stderr;
     assert!(said.contains(&format!("not ready: interface {}", stage.index)), "{said}");
-    drop(rival);
+    if rivals.is_none() {
+        rival::vacate(node, interface)?;
+    }
+    drop(rivals);
     wait_until("the agent to be ready again", SOON, || Ok(stage.ready()?.code() == 0))?;
     stage.expect_closed()?;
     stage.scene.agent.check()

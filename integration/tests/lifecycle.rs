@@ -112,7 +112,8 @@ fn state_of(town: &Town) -> Result<String> {
         let index = node.interface_index(&pod.interface)?;
         for hook in [Hook::Ingress, Hook::Egress] {
             let programs = rival::count(node, index, hook)?;
-            state.push_str(&format!("{}: {hook:?}: {programs}\n", pod.interface));
+            let filters = rival::filters(node, &pod.interface, hook)?;
+            state.push_str(&format!("{}: {hook:?}: {programs:?} {filters}\n", pod.interface));
         }
     }
     Ok(state)

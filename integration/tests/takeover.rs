@@ -9,6 +9,7 @@ use namegate_integration::flood::{Flood, Sink};
 use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
 use namegate_integration::pod::echo;
+use namegate_integration::rival::{self, Hook};
 use namegate_integration::town::Town;
 
 /// Nobody opens a flow to the checkout: what comes to it are replies, or nothing.
@@ -59,5 +60,44 @@ fn another_version_takes_over_without_a_packet_unjudged() -> Result<()> {
     })?;
     assert_eq!(sink.received()?, 0, "of {} that were sent", flood.sent());
     assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+    agent.check()
+}
+
+#[test]
+fn other_means_of_attaching_take_over_without_a_packet_unjudged() -> Result<()> {
+    let test = "other_means_of_attaching_take_over_without_a_packet_unjudged";
+    let Some(town) = Town::for_test(test)? else { return Ok(()) };
+    let (node, interface) = (&town.node.namespace, &town.checkout.interface);
+    let index = node.interface_index(interface)?;
+    if rival::count(node, index, Hook::Ingress)?.is_none() {
+        println!("SKIPPED {test}: the kernel has no tcx, so that there are no other means");
+        return Ok(());
+    }
+    let manifests = Manifests::town(&town.lab)?;
+    let start = |means, version| {
+        Agent::spawn_version(&town, &manifests, version, &["--attach", means])?.expect_ready()
+    };
+    let mut agent = start("tcx", None)?;
+    let denied = SocketAddr::from((EVIL.v4, 9_999));
+    let mut sink = Sink::open(&town.internet, denied)?;
+    let flood = Flood::start(&town.checkout.namespace, denied, 5_000)?;
+    for (means, version, linked) in
+        [("clsact", None, 0), ("tcx", None, 1), ("clsact", Some(101), 0), ("tcx", Some(102), 1)]
+    {
+        agent.kill()?;
+        agent = start(means, version)?;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            assert_eq!(rival::count(node, index, hook)?, Some(linked), "{means} {hook:?}");
+            let filters = rival::filters(node, interface, hook)?.matches("namegate:").count();
+            assert_eq!(filters, usize::from(linked == 0), "{means} {hook:?}");
+        }
+    }
+    let qdiscs = node.run(&["tc", "qdisc"], std::time::Duration::from_secs(5))?.success()?;
+    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    let sent = flood.sent();
+    wait_until("the flood to go on", std::time::Duration::from_secs(5), || {
+        Ok(flood.sent() > sent + 1_000)
+    })?;
+    assert_eq!(sink.received()?, 0, "of {} that were sent", flood.sent());
     agent.check()
 }

@@ -209,9 +209,15 @@ fn open_datapath(
     args: &AgentArgs,
     link: &ProxyLink,
 ) -> anyhow::Result<(Datapath, namegate_egress_bpf::datapath::Events)> {
-    let options = Options { pin_root: args.node.pin_dir.clone(), ..Options::default() };
+    let options = Options {
+        pin_root: args.node.pin_dir.clone(),
+        attach_point: args.attach.point(),
+        ..Options::default()
+    };
     let (mut datapath, events) =
         Datapath::open(&options).context("cannot load the kernel program")?;
+    datapath.check_attach(link.index).context("cannot attach the kernel program")?;
+    tracing::info!(attach = %datapath.attach_point().as_str(), "the kernel program is loaded");
     datapath
         .configure(&Settings {
             proxy: Some(ProxySettings {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use namegate_egress_bpf::datapath::AttachPoint;
 
 use super::{AuditArgs, duration};
 use crate::admin::{DEFAULT_SOCKET, Places};
@@ -125,6 +126,10 @@ pub struct AgentArgs {
     /// Whether a name may open private addresses outside the cluster's ranges
     #[arg(long, env = "NAMEGATE_REBINDING_GUARD", value_enum, default_value = "standard")]
     pub rebinding_guard: Guard,
+    /// What holds programs at the pods' interfaces: links of tcx where the kernel has it (Linux 6.6),
+    /// filters of a clsact qdisc elsewhere, or one of both
+    #[arg(long, env = "NAMEGATE_ATTACH", value_enum, default_value = "auto")]
+    pub attach: Attach,
     /// Remove everything from the node at the end, as if the agent had never run
     #[arg(long, env = "NAMEGATE_DETACH_ON_EXIT")]
     pub detach_on_exit: bool,
@@ -209,6 +214,28 @@ pub enum CniFailure {
     Fail,
     /// It starts, and the agent says so once it can.
     Allow,
+}
+
+/// What holds programs at interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// The best that the kernel has.
+    Auto,
+    /// Links.
+    Tcx,
+    /// Filters.
+    Clsact,
+}
+
+impl Attach {
+    /// What the datapath is asked for.
+    pub const fn point(self) -> Option<AttachPoint> {
+        match self {
+            Self::Auto => None,
+            Self::Tcx => Some(AttachPoint::Tcx),
+            Self::Clsact => Some(AttachPoint::Clsact),
+        }
+    }
 }
 
 /// Whether a name may open private addresses (EP-9).

@@ -1,39 +1,74 @@
-//! Links between interfaces and the programs, pinned so that they outlive the agent.
+//! Programs at interfaces, in a way that outlives the agent.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, TcAttachType};
-use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+use std::path::Path;
 
 use super::error::DatapathError;
-use super::{Datapath, load, unlink};
+use super::spot::{
+    BOTH, FILTERS, LINKS, Role, Spot, attached, interface, make_directory, remove_tree,
+};
+use super::{Datapath, clsact, earlier, load, query, tcx};
 use crate::abi::Direction;
 
-/// Both hooks of an interface.
-pub(super) const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+/// What holds a program at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachPoint {
+    /// A link (Linux 6.6).
+    Tcx,
+    /// A filter of the clsact qdisc, behind every tcx link.
+    Clsact,
+}
+
+impl AttachPoint {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    /// The one that is asked for, or the best that this kernel has.
+    pub(super) fn choose(wanted: Option<Self>, has_tcx: bool) -> Result<Self, DatapathError> {
+        match wanted {
+            None if has_tcx => Ok(Self::Tcx),
+            None => Ok(Self::Clsact),
+            Some(Self::Tcx) if !has_tcx => Err(DatapathError::NoTcx),
+            Some(wanted) => Ok(wanted),
+        }
+    }
+}
 
 impl Datapath {
-    /// Attaches both programs to an interface, before any other program there. Where a link is
-    /// pinned already, by an agent of whatever version, its program is replaced without a packet in
-    /// between.
+    /// What holds the programs that this datapath attaches.
+    pub fn attach_point(&self) -> AttachPoint {
+        self.attach_point
+    }
+
+    /// Tries on an interface of the agent's own whether the kernel has all that attaching takes.
+    pub fn check_attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        match self.attach_point {
+            AttachPoint::Tcx => Ok(()),
+            AttachPoint::Clsact => {
+                clsact::check(ifindex, load::descriptor(&mut self.ebpf, "pod_egress")?)
+            }
+        }
+    }
+
+    /// Attaches both programs to an interface, before any other program there. Where one is attached
+    /// already, by an agent of whatever version, it is replaced without a packet in between.
     pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let interface = interface(ifindex)?;
         self.attached.insert(ifindex);
         for direction in BOTH {
-            let is_there =
-                self.update_link(ifindex, direction)? || self.inherit_link(ifindex, direction)?;
-            if !is_there {
-                let path = self.link_path(ifindex, direction);
-                self.create_link(&interface, direction, load::program_name(direction), &path)?;
+            let spot = self.spot(ifindex, direction, Role::Judge);
+            if !(self.replace(&spot)? || self.inherit(&spot)?) {
+                self.create(&interface, &spot)?;
             }
-            self.detach_earlier(ifindex, direction)?;
+            self.detach_other(&spot)?;
+            self.detach_earlier(&spot)?;
         }
-        Ok(())
+        self.settle_qdiscs(ifindex)
     }
 
     /// Lets nothing pass an interface: its endpoint goes, and the programs stay there, or come where
@@ -48,15 +83,14 @@ impl Datapath {
 
     /// Detaches both programs from an interface; one that has none, or is gone, is no error.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        for direction in BOTH {
-            self.detach_earlier(ifindex, direction)?;
-            detach_pinned(&self.link_path(ifindex, direction))?;
+        for pins in self.earlier.iter().map(earlier::Earlier::pins).chain([self.pins.as_path()]) {
+            detach_all(pins, ifindex)?;
         }
         self.attached.remove(&ifindex);
         Ok(())
     }
 
-    /// The interfaces that have pinned links, those of agents of other versions included.
+    /// The interfaces that have programs attached, those of agents of other versions included.
     pub fn attached(&self) -> &BTreeSet<u32> {
         &self.attached
     }
@@ -72,157 +106,158 @@ impl Datapath {
         remove_tree(&self.pins)
     }
 
+    /// Removes what agents of every version left below `pin_root`, when none runs.
+    pub fn remove(pin_root: &Path) -> Result<(), DatapathError> {
+        for (_, pins) in earlier::versions(pin_root)? {
+            for ifindex in attached(&pins)? {
+                detach_all(&pins, ifindex)?;
+            }
+        }
+        remove_tree(pin_root)
+    }
+
     /// Puts this agent's programs in the place of the previous agent's; an interface that is gone
     /// loses its pins.
-    pub(super) fn adopt_links(&mut self) -> Result<(), DatapathError> {
-        for ifindex in linked(&self.pins)? {
+    pub(super) fn adopt_attached(&mut self) -> Result<(), DatapathError> {
+        for ifindex in attached(&self.pins)? {
+            let Ok(interface) = interface(ifindex) else {
+                detach_all(&self.pins, ifindex)?;
+                continue;
+            };
             for direction in BOTH {
-                let is_shut = self.shut_path(ifindex, direction).exists();
-                if self.update_link(ifindex, direction)? || is_shut {
+                let spot = self.spot(ifindex, direction, Role::Judge);
+                let mut is_there = self.replace(&spot)?;
+                // The agent before this one attached by other means.
+                if !is_there && spot.is_taken() {
+                    self.create(&interface, &spot)?;
+                    self.detach_other(&spot)?;
+                    is_there = true;
+                }
+                if is_there || self.spot(ifindex, direction, Role::Shut).is_taken() {
                     self.attached.insert(ifindex);
+                }
+            }
+            self.settle_qdiscs(ifindex)?;
+        }
+        Ok(())
+    }
+
+    /// A place of this agent's.
+    pub(super) fn spot(&self, ifindex: u32, direction: Direction, role: Role) -> Spot {
+        Spot { pins: self.pins.clone(), ifindex, direction, role }
+    }
+
+    /// Attaches a program before all others.
+    pub(super) fn create(&mut self, interface: &str, spot: &Spot) -> Result<(), DatapathError> {
+        match self.attach_point {
+            AttachPoint::Tcx => self.create_link(interface, spot),
+            AttachPoint::Clsact => {
+                clsact::create(spot, load::descriptor(&mut self.ebpf, spot.program())?)
+            }
+        }
+    }
+
+    /// Replaces a program that is attached, and says whether one was.
+    fn replace(&mut self, spot: &Spot) -> Result<bool, DatapathError> {
+        match self.attach_point {
+            AttachPoint::Tcx => self.replace_link(spot),
+            AttachPoint::Clsact => {
+                clsact::replace(spot, load::descriptor(&mut self.ebpf, spot.program())?)
+            }
+        }
+    }
+
+    /// Puts this build's program in place of one of another version; says whether there was one.
+    fn inherit(&mut self, spot: &Spot) -> Result<bool, DatapathError> {
+        for from in self.earlier_spots(spot) {
+            let is_there = match self.attach_point {
+                AttachPoint::Tcx => self.inherit_link(&from, spot)?,
+                AttachPoint::Clsact => {
+                    let program = load::descriptor(&mut self.ebpf, spot.program())?;
+                    clsact::inherit(&from, spot, program)?
+                }
+            };
+            if is_there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Detaches what programs of other versions are left at a hook where this one's is.
+    fn detach_earlier(&self, spot: &Spot) -> Result<(), DatapathError> {
+        for role in [Role::Judge, Role::Shut] {
+            let own = self.spot(spot.ifindex, spot.direction, role);
+            for from in self.earlier_spots(&own) {
+                tcx::detach(&from)?;
+                if own.filter().exists() {
+                    // It has the handle of this one's, which took its place.
+                    clsact::forget(&from)?;
+                } else {
+                    clsact::detach(&from)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Replaces the program of a pinned link and says whether there was one that is alive.
-    fn update_link(&mut self, ifindex: u32, direction: Direction) -> Result<bool, DatapathError> {
-        let path = self.link_path(ifindex, direction);
-        // The pin keeps it; what this process holds is closed.
-        Ok(self.replace_program(&path, direction)?.is_some())
+    /// Detaches what an agent of this version attached by the other means.
+    fn detach_other(&self, spot: &Spot) -> Result<(), DatapathError> {
+        match self.attach_point {
+            AttachPoint::Tcx => clsact::detach(spot),
+            AttachPoint::Clsact => tcx::detach(spot),
+        }
     }
 
-    /// The link pinned at `path` with this build's program in it; where there is none that is alive,
-    /// `path` is free.
-    pub(super) fn replace_program(
-        &mut self,
-        path: &Path,
+    /// Takes over the qdisc that an earlier agent made, or removes it where nothing needs it.
+    fn settle_qdiscs(&self, ifindex: u32) -> Result<(), DatapathError> {
+        for from in self.earlier.iter().map(earlier::Earlier::pins) {
+            clsact::hand_over(from, &self.pins, ifindex)?;
+        }
+        match self.attach_point {
+            AttachPoint::Tcx => clsact::leave(&self.pins, ifindex),
+            AttachPoint::Clsact => Ok(()),
+        }
+    }
+
+    /// The programs at a hook in the order in which they see packets; `None` where there is no such
+    /// interface.
+    pub(super) fn programs_at(
+        &self,
+        ifindex: u32,
         direction: Direction,
-    ) -> Result<Option<FdLink>, DatapathError> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let program = load::program(&mut self.ebpf, load::program_name(direction))?;
-        let unusable =
-            |source| DatapathError::Link { path: path.to_path_buf(), source: Box::new(source) };
-        let failed =
-            |source| DatapathError::Replace { path: path.to_path_buf(), source: Box::new(source) };
-        let pinned = PinnedLink::from_pin(path).map_err(unusable)?;
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(unusable)?;
-        match program.attach_to_link(link) {
-            Ok(id) => {
-                let link = program.take_link(id).map_err(failed)?;
-                FdLink::try_from(link).map(Some).map_err(unusable)
-            }
-            // Its interface is gone, or somebody detached it.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
-            {
-                remove_file(path)?;
-                Ok(None)
-            }
-            // As long as the pin stays, so does the program that is attached.
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    /// Links the program `name` to an interface, before all others there, and pins the link.
-    pub(super) fn create_link(
-        &mut self,
-        interface: &str,
-        direction: Direction,
-        name: &'static str,
-        path: &Path,
-    ) -> Result<(), DatapathError> {
-        let program = load::program(&mut self.ebpf, name)?;
-        let hook = match direction {
-            Direction::Egress => TcAttachType::Ingress,
-            Direction::Ingress => TcAttachType::Egress,
+    ) -> Result<Option<Vec<u32>>, DatapathError> {
+        let failed = |source| DatapathError::Query { ifindex, source };
+        let linked = if self.has_tcx {
+            query::programs(ifindex, direction).map_err(failed)?
+        } else {
+            interface(ifindex).ok().map(|_| Vec::new())
         };
-        let failed = |source: ProgramError| DatapathError::Attach {
-            interface: interface.to_owned(),
-            source: Box::new(source),
-        };
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program.attach_with_options(interface, hook, order).map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link)
-            .map_err(|_| DatapathError::NoTcx { interface: interface.to_owned() })?;
-        pin(link, path)
-    }
-
-    /// Where the link of an interface is pinned.
-    pub(super) fn link_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
-        self.pins.join("links").join(link_name(ifindex, direction))
-    }
-}
-
-/// The name of the pin of a link.
-pub(super) fn link_name(ifindex: u32, direction: Direction) -> String {
-    format!("{ifindex}-{}", direction.as_str())
-}
-
-/// The interfaces that have links below `pins`.
-pub(super) fn linked(pins: &Path) -> Result<BTreeSet<u32>, DatapathError> {
-    let path = pins.join("links");
-    let failed = |source| DatapathError::Pins { what: "list", path: path.clone(), source };
-    let mut linked = BTreeSet::new();
-    for entry in fs::read_dir(&path).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let ifindex: Option<u32> = name
-            .to_str()
-            .and_then(|name| name.split_once('-'))
-            .and_then(|(ifindex, _)| ifindex.parse().ok());
-        linked.extend(ifindex);
-    }
-    Ok(linked)
-}
-
-pub(super) fn pin(link: FdLink, path: &Path) -> Result<(), DatapathError> {
-    link.pin(path)
-        .map(drop)
-        .map_err(|source| DatapathError::Pin { path: path.to_path_buf(), source: Box::new(source) })
-}
-
-/// Takes a program off its interface at once, and its pin away; one that is not there is no error.
-pub(super) fn detach_pinned(path: &Path) -> Result<(), DatapathError> {
-    unlink::detach(path).map_err(|source| DatapathError::Pins {
-        what: "detach",
-        path: path.to_path_buf(),
-        source,
-    })?;
-    remove_file(path)
-}
-
-/// The name of an interface of the network namespace that the agent runs in.
-pub(super) fn interface(ifindex: u32) -> Result<String, DatapathError> {
-    let missing = |_| DatapathError::NoInterface { ifindex };
-    let any = socket(AddressFamily::INET, SocketType::DGRAM, None).map_err(missing)?;
-    netdevice::index_to_name(any, ifindex).map_err(missing)
-}
-
-pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DatapathError::Pins { what: "remove", path: path.to_path_buf(), source: error })
+        let Some(mut programs) = linked else { return Ok(None) };
+        if self.attach_point == AttachPoint::Clsact {
+            programs.extend(clsact::programs(ifindex, direction).map_err(failed)?);
         }
-        Ok(()) | Err(_) => Ok(()),
+        Ok(Some(programs))
     }
 }
 
-/// Removes the pins of one version.
-pub(super) fn remove_tree(pins: &Path) -> Result<(), DatapathError> {
-    match fs::remove_dir_all(pins) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DatapathError::Pins { what: "remove", path: pins.to_path_buf(), source: error })
-        }
-        Ok(()) | Err(_) => {
-            // The directory above goes too when nobody else uses it.
-            if let Some(root) = pins.parent() {
-                let _still_used = fs::remove_dir(root);
-            }
-            Ok(())
+/// Takes one program off its hook, by whatever means it was attached.
+pub(super) fn detach(spot: &Spot) -> Result<(), DatapathError> {
+    tcx::detach(spot)?;
+    clsact::detach(spot)
+}
+
+/// Takes off an interface what agents with these pins attached.
+pub(super) fn detach_all(pins: &Path, ifindex: u32) -> Result<(), DatapathError> {
+    for direction in BOTH {
+        for role in [Role::Judge, Role::Shut] {
+            detach(&Spot { pins: pins.to_path_buf(), ifindex, direction, role })?;
         }
     }
+    clsact::leave(pins, ifindex)
+}
+
+/// Makes the directories that say what is attached.
+pub(super) fn make_directories(pins: &Path) -> Result<(), DatapathError> {
+    [LINKS, FILTERS].iter().try_for_each(|part| make_directory(&pins.join(part)))
 }

@@ -12,15 +12,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 
-use super::attach::{self, BOTH, detach_pinned, interface, linked, remove_file, remove_tree};
+use super::attach::detach_all;
 use super::batch::Rows;
 use super::error::DatapathError;
+use super::spot::{LINKS, Spot, attached, interface, remove_tree};
 use super::{Datapath, EndpointEntry, seam};
-use crate::abi::{Direction, Endpoint, FLOWS_SINCE, Flow, FlowKey, QuotaKey};
+use crate::abi::{Endpoint, FLOWS_SINCE, Flow, FlowKey, QuotaKey};
 
 /// What an agent of another version left.
 #[derive(Debug)]
@@ -30,34 +32,31 @@ pub(super) struct Earlier {
     flows: Option<(Rows<FlowKey, Flow>, BTreeMap<FlowKey, Flow>)>,
 }
 
-impl Earlier {
-    /// Those that left links below `root`, the latest first; `own` is the directory of this version.
-    fn find(root: &Path, own: &Path) -> Result<Vec<(u32, Self)>, DatapathError> {
-        let failed =
-            |source| DatapathError::Pins { what: "list", path: root.to_path_buf(), source };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(root).map_err(failed)? {
-            let pins = entry.map_err(failed)?.path();
-            let version = pins
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
-            match version {
-                Some(version) if pins != own && pins.join("links").is_dir() => {
-                    found.push((version, Self { pins, flows: None }));
-                }
-                _ => {}
-            }
+/// The versions that left something below `root`, and their directories, the latest first.
+pub(super) fn versions(root: &Path) -> Result<Vec<(u32, PathBuf)>, DatapathError> {
+    let failed = |source| DatapathError::Pins { what: "list", path: root.to_path_buf(), source };
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let pins = entry.map_err(failed)?.path();
+        let version =
+            pins.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
+        if let Some(version) = version
+            && pins.join(LINKS).is_dir()
+        {
+            found.push((version, pins));
         }
-        found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-        Ok(found)
     }
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    Ok(found)
+}
 
+impl Earlier {
     pub(super) fn pins(&self) -> &Path {
         &self.pins
-    }
-
-    pub(super) fn link_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
-        self.pins.join("links").join(attach::link_name(ifindex, direction))
     }
 
     fn map<K: aya::Pod, V: aya::Pod>(
@@ -74,20 +73,22 @@ impl Datapath {
     /// Finds what agents of other versions left, and copies what can be carried over. Their programs
     /// judge on until [`Datapath::attach`] replaces them.
     pub(super) fn find_earlier(&mut self, root: &Path) -> Result<(), DatapathError> {
-        for (version, mut earlier) in Earlier::find(root, &self.pins)? {
-            let links = linked(&earlier.pins)?;
-            tracing::info!(version, links = links.len(), "an agent of another version was here");
-            for ifindex in links {
-                match interface(ifindex) {
-                    Ok(_) => {
-                        self.attached.insert(ifindex);
-                    }
-                    // Its interface is gone.
-                    Err(_) => {
-                        for direction in BOTH {
-                            remove_file(&earlier.link_path(ifindex, direction))?;
-                        }
-                    }
+        for (version, pins) in versions(root)? {
+            if pins == self.pins {
+                continue;
+            }
+            let mut earlier = Earlier { pins, flows: None };
+            let there = attached(&earlier.pins)?;
+            tracing::info!(
+                version,
+                interfaces = there.len(),
+                "an agent of another version was here"
+            );
+            for ifindex in there {
+                if interface(ifindex).is_ok() {
+                    self.attached.insert(ifindex);
+                } else {
+                    detach_all(&earlier.pins, ifindex)?;
                 }
             }
             let is_first = self.inherited.is_empty();
@@ -114,7 +115,7 @@ impl Datapath {
     pub fn retire_earlier(&mut self) -> Result<(), DatapathError> {
         for mut earlier in std::mem::take(&mut self.earlier) {
             self.copy_later_flows(&mut earlier)?;
-            let left = linked(&earlier.pins)?;
+            let left = attached(&earlier.pins)?;
             if left.is_empty() {
                 remove_tree(&earlier.pins)?;
             } else {
@@ -126,33 +127,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// Puts this build's program in place of one of another version; says whether there was one.
-    pub(super) fn inherit_link(
-        &mut self,
-        ifindex: u32,
-        direction: Direction,
-    ) -> Result<bool, DatapathError> {
-        let old: Vec<PathBuf> =
-            self.earlier.iter().map(|earlier| earlier.link_path(ifindex, direction)).collect();
-        for path in old {
-            if let Some(link) = self.replace_program(&path, direction)? {
-                attach::pin(link, &self.link_path(ifindex, direction))?;
-                remove_file(&path)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Detaches what programs of other versions are left at a hook.
-    pub(super) fn detach_earlier(
-        &self,
-        ifindex: u32,
-        direction: Direction,
-    ) -> Result<(), DatapathError> {
-        self.earlier
-            .iter()
-            .try_for_each(|earlier| detach_pinned(&earlier.link_path(ifindex, direction)))
+    /// The same place as agents of other versions know it.
+    pub(super) fn earlier_spots(&self, own: &Spot) -> Vec<Spot> {
+        let known = |earlier: &Earlier| Spot { pins: earlier.pins.clone(), ..own.clone() };
+        self.earlier.iter().map(known).collect()
     }
 
     fn copy_flows(&mut self, earlier: &mut Earlier) -> Result<usize, DatapathError> {

@@ -31,7 +31,7 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// The kernel refused the object.
-    #[error("cannot load the kernel program: root and a kernel of 6.6 or later are needed")]
+    #[error("cannot load the kernel program: root and a kernel of 6.1 or later are needed")]
     Load {
         /// Why.
         source: Box<EbpfError>,
@@ -81,9 +81,43 @@ pub enum DatapathError {
         /// Why.
         source: Box<ProgramError>,
     },
-    /// The kernel attached the program without a link.
-    #[error("interface {interface} has no tcx links: a kernel of 6.6 or later is needed")]
-    NoTcx {
+    /// tcx is asked for, and the kernel has none.
+    #[error("this kernel has no tcx (Linux 6.6 with CONFIG_NET_XGRESS): attach with clsact")]
+    NoTcx,
+    /// The kernel lacks what filters need.
+    #[error("this kernel has neither tcx (Linux 6.6) nor {what}: programs cannot be attached")]
+    NoClsact {
+        /// What is missing.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another qdisc is where a clsact qdisc would be.
+    #[error(
+        "interface {interface} has a qdisc {kind} in the place of clsact: move its filters to a \
+         clsact qdisc, or remove it: tc qdisc del dev {interface} {kind}"
+    )]
+    OtherQdisc {
+        /// The interface.
+        interface: String,
+        /// What kind of qdisc.
+        kind: String,
+    },
+    /// A call about the filters of an interface failed.
+    #[error(
+        "cannot {what} the agent's filter on interface {ifindex}: tc filter show tells who else is there"
+    )]
+    Filter {
+        /// What was tried.
+        what: &'static str,
+        /// The interface.
+        ifindex: u32,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Programs that tcx runs come before every filter.
+    #[error("a tcx link comes before every filter on interface {interface}: attach with tcx")]
+    BehindTcx {
         /// The interface.
         interface: String,
     },

@@ -1,16 +1,11 @@
 //! Whether the programs are where they were attached: another program can be put before them, and
 //! whoever may attach may detach.
 
-use std::fs;
-use std::path::PathBuf;
-
-use super::attach::{BOTH, detach_pinned, interface, link_name};
+use super::attach::{AttachPoint, detach, make_directories};
 use super::error::DatapathError;
+use super::spot::{BOTH, Role, SHUT, Spot, interface};
 use super::{Datapath, load, query};
 use crate::abi::Direction;
-
-/// The program that lets nothing pass.
-const SHUT: &str = "pod_shut";
 
 /// A hook at which a program of the datapath is not the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,33 +21,34 @@ pub struct DisplacedHook {
 /// What became of a program at its hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HookFault {
-    /// It is not attached.
+    /// It is not attached, or not known to be.
     Missing,
     /// Another one sees packets first, and decides whether this one sees them at all.
     Behind {
-        /// The kernel's number of that one.
+        /// The kernel's number of that one; zero where it has none.
         program: u32,
     },
 }
 
 impl Datapath {
     /// The hooks at which a program of the datapath is not the first; an interface that is gone has
-    /// none. Two system calls an interface.
+    /// none. A few system calls an interface.
     pub fn displaced_hooks(&self) -> Result<Vec<DisplacedHook>, DatapathError> {
         let mut displaced = Vec::new();
         for &ifindex in &self.attached {
             for direction in BOTH {
+                let spot = self.spot(ifindex, direction, Role::Judge);
                 // What another version enforces is left to it until its endpoint is written anew.
-                if self.earlier.iter().any(|from| from.link_path(ifindex, direction).exists()) {
+                if self.earlier_spots(&spot).iter().any(Spot::is_taken) {
                     continue;
                 }
-                let programs = query::programs(ifindex, direction)
-                    .map_err(|source| DatapathError::Query { ifindex, source })?;
-                let Some(programs) = programs else { continue };
+                let Some(programs) = self.programs_at(ifindex, direction)? else { continue };
                 let own = self.program_numbers[direction as usize];
                 let fault = match programs.first() {
-                    Some(&first) if first == own => continue,
-                    Some(&program) if programs.contains(&own) => HookFault::Behind { program },
+                    Some(&first) if first == own && spot.is_taken() => continue,
+                    Some(&program) if program != own && programs.contains(&own) => {
+                        HookFault::Behind { program }
+                    }
                     Some(_) | None => HookFault::Missing,
                 };
                 displaced.push(DisplacedHook { ifindex, direction, fault });
@@ -63,26 +59,35 @@ impl Datapath {
 
     /// Makes the program at a hook the first one. While it changes places nothing passes.
     pub fn repair_hook(&mut self, hook: &DisplacedHook) -> Result<(), DatapathError> {
-        let name = interface(hook.ifindex)?;
+        let interface = interface(hook.ifindex)?;
+        if self.is_behind_tcx(hook)? {
+            return Err(DatapathError::BehindTcx { interface });
+        }
         // Whoever took the program away may have taken the pins with it.
-        let links = self.pins.join("links");
-        fs::create_dir_all(&links).map_err(|source| DatapathError::Pins {
-            what: "create",
-            path: links,
-            source,
-        })?;
-        let shut = self.shut_path(hook.ifindex, hook.direction);
-        detach_pinned(&shut)?;
+        make_directories(&self.pins)?;
+        let shut = self.spot(hook.ifindex, hook.direction, Role::Shut);
+        detach(&shut)?;
         if !self.is_shut_loaded {
             load::verify(&mut self.ebpf, SHUT)?;
             self.is_shut_loaded = true;
         }
-        self.create_link(&name, hook.direction, SHUT, &shut)?;
-        let path = self.link_path(hook.ifindex, hook.direction);
-        detach_pinned(&path)?;
+        self.create(&interface, &shut)?;
+        let judge = self.spot(hook.ifindex, hook.direction, Role::Judge);
+        detach(&judge)?;
         // Where this fails the interface stays shut.
-        self.create_link(&name, hook.direction, load::program_name(hook.direction), &path)?;
-        detach_pinned(&shut)
+        self.create(&interface, &judge)?;
+        detach(&shut)
+    }
+
+    /// Whether what is before the program comes before every filter there is.
+    fn is_behind_tcx(&self, hook: &DisplacedHook) -> Result<bool, DatapathError> {
+        let HookFault::Behind { .. } = hook.fault else { return Ok(false) };
+        if self.attach_point == AttachPoint::Tcx || !self.has_tcx {
+            return Ok(false);
+        }
+        let linked = query::programs(hook.ifindex, hook.direction)
+            .map_err(|source| DatapathError::Query { ifindex: hook.ifindex, source })?;
+        Ok(linked.is_some_and(|programs| !programs.is_empty()))
     }
 
     /// Ends what an agent that crashed while it repaired a hook left: the interface stays shut until
@@ -90,21 +95,16 @@ impl Datapath {
     pub(super) fn finish_repairs(&mut self) -> Result<(), DatapathError> {
         for ifindex in self.attached.clone() {
             for direction in BOTH {
-                let shut = self.shut_path(ifindex, direction);
-                if !shut.exists() {
+                let shut = self.spot(ifindex, direction, Role::Shut);
+                if !shut.is_taken() {
                     continue;
                 }
                 match self.attach(ifindex) {
-                    Ok(()) | Err(DatapathError::NoInterface { .. }) => detach_pinned(&shut)?,
+                    Ok(()) | Err(DatapathError::NoInterface { .. }) => detach(&shut)?,
                     Err(error) => return Err(error),
                 }
             }
         }
         Ok(())
-    }
-
-    /// Where the link of the program that lets nothing pass is pinned.
-    pub(super) fn shut_path(&self, ifindex: u32, direction: Direction) -> PathBuf {
-        self.pins.join("links").join(format!("{}-shut", link_name(ifindex, direction)))
     }
 }

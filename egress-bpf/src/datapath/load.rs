@@ -1,18 +1,19 @@
 //! Loading, pinning and taking over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 
-use super::attach::BOTH;
+use super::attach::{AttachPoint, make_directories};
 use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
-use super::{Datapath, Maps, Options, seam};
+use super::spot::{BOTH, make_directory};
+use super::{Datapath, Maps, Options, query, seam};
 use crate::abi::{ABI_VERSION, Direction, QuotaKey};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
@@ -51,6 +52,8 @@ impl Datapath {
     /// Loads the program, over the maps that a previous agent pinned where there are any, and puts
     /// it in the place of the previous program on every interface that is attached.
     pub fn open(options: &Options) -> Result<(Self, Events), DatapathError> {
+        let has_tcx = query::has_tcx();
+        let attach_point = AttachPoint::choose(options.attach_point, has_tcx)?;
         let pins = prepare(&options.pin_root)?;
         let is_taken_over = pins.join("maps/CONFIG").exists();
         let mut loader = EbpfLoader::new();
@@ -58,6 +61,7 @@ impl Datapath {
             loader.map_pin_path(name, pins.join("maps").join(name));
         }
         let (mut datapath, events) = Self::load(loader, pins, is_taken_over, options)?;
+        (datapath.has_tcx, datapath.attach_point) = (has_tcx, attach_point);
         datapath.adopt()?;
         datapath.find_earlier(&options.pin_root)?;
         Ok((datapath, events))
@@ -104,6 +108,8 @@ impl Datapath {
             is_taken_over,
             ebpf,
             program_numbers,
+            has_tcx: true,
+            attach_point: AttachPoint::Tcx,
             is_shut_loaded: false,
             attached: BTreeSet::new(),
             earlier: Vec::new(),
@@ -128,7 +134,7 @@ impl Datapath {
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
         (self.services, self.next_list) = self.maps.read_services()?;
-        self.adopt_links()?;
+        self.adopt_attached()?;
         self.finish_repairs()
     }
 }
@@ -178,6 +184,17 @@ pub(super) fn program<'a>(
         .ok_or(DatapathError::Missing { name })
 }
 
+/// The descriptor of a program that is loaded.
+pub(super) fn descriptor<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<BorrowedFd<'a>, DatapathError> {
+    let fd = program(ebpf, name)?
+        .fd()
+        .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?;
+    Ok(fd.as_fd())
+}
+
 /// Has the kernel check a program and keep it.
 pub(super) fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
     program(ebpf, name)?
@@ -196,14 +213,8 @@ fn prepare(root: &Path) -> Result<PathBuf, DatapathError> {
     if !is_bpf {
         return Err(DatapathError::NoBpfFileSystem { path: root.to_path_buf() });
     }
-    for part in ["maps", "links"] {
-        let path = pins.join(part);
-        fs::create_dir_all(&path).map_err(|source| DatapathError::Pins {
-            what: "create",
-            path,
-            source,
-        })?;
-    }
+    make_directory(&pins.join("maps"))?;
+    make_directories(&pins)?;
     Ok(pins)
 }
 

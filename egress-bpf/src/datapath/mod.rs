@@ -5,10 +5,11 @@
 //! typed values. It is the only module that names aya. It decides nothing and remembers only what it
 //! needs to keep writes in a safe order.
 //!
-//! Needs Linux 6.6 for tcx links.
+//! Needs Linux 6.1, and attaches through tcx links where the kernel has them (6.6).
 
 mod attach;
 mod batch;
+mod clsact;
 mod counters;
 mod earlier;
 mod entries;
@@ -16,6 +17,7 @@ mod error;
 mod events;
 mod hooks;
 mod load;
+mod netlink;
 mod pods;
 mod query;
 mod quota;
@@ -23,8 +25,10 @@ mod reader;
 mod run;
 mod seam;
 mod services;
+mod spot;
 mod sweep;
 mod tables;
+mod tcx;
 mod unlink;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +40,7 @@ use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use namegate_policy::identity::Identity;
 use namegate_policy::limits::ADDRESSES_TOTAL;
 
+pub use attach::AttachPoint;
 pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
@@ -60,6 +65,8 @@ pub struct Options {
     /// Directory on a BPF file system; what is pinned lies in a directory of the ABI's version
     /// below.
     pub pin_root: PathBuf,
+    /// What holds programs at interfaces; the best that the kernel has unless given.
+    pub attach_point: Option<AttachPoint>,
     /// Learned addresses, all identities together.
     pub names_max: u32,
     /// Flows, all endpoints together.
@@ -78,6 +85,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pin_root: PathBuf::from("/sys/fs/bpf/namegate"),
+            attach_point: None,
             names_max: NAMES_MAX,
             flows_max: 131_072,
             addresses_max: 524_288,
@@ -148,6 +156,9 @@ pub struct Datapath {
     ebpf: Ebpf,
     /// The kernel's numbers of the programs, by direction.
     program_numbers: [u32; 2],
+    /// Whether the kernel has tcx, attached through it or not.
+    has_tcx: bool,
+    attach_point: AttachPoint,
     is_shut_loaded: bool,
     /// Interfaces that programs are to be on.
     attached: BTreeSet<u32>,

@@ -1,4 +1,4 @@
-//! Asking which programs run at a hook, in their order (Linux 6.6). What aya asks besides, their names,
+//! Asking which programs tcx runs at a hook, in their order (Linux 6.6). What aya asks besides, their names,
 //! takes `CAP_SYS_ADMIN`; this takes `CAP_NET_ADMIN`.
 
 #![expect(unsafe_code, reason = "the bpf system call takes addresses")]
@@ -30,6 +30,12 @@ struct QueryAttr {
     link_ids: u64,
     link_attach_flags: u64,
     revision: u64,
+}
+
+/// Whether this kernel has tcx.
+pub(super) fn has_tcx() -> bool {
+    // There is no interface zero: where the hook is known, that is what is wrong.
+    !matches!(programs(0, Direction::Egress), Err(error) if error.raw_os_error() == Some(libc::EINVAL))
 }
 
 /// The numbers of the programs at a hook, the first to run first; `None` where there is no such

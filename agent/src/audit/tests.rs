@@ -423,9 +423,7 @@ fn who_follows_hears_what_an_endpoint_may_not_log() {
     };
     let following = log.follow();
     refused(500);
-    wait_until("the hub to pass all on", || {
-        log.counts().suppressed + memory.count("dns") >= 500
-    });
+    wait_until("the hub to pass all on", || log.counts().suppressed + memory.count("dns") >= 500);
     drop(following);
     refused(500);
     writer.close();

@@ -152,7 +152,7 @@ fn is_own_namespace(path: &std::path::Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::search::Search;
+    use super::super::search::{Search, Trust};
     use super::*;
 
     fn mk_link(index: u32, name: &str, peer: Option<u32>, addresses: &[&str]) -> Link {
@@ -209,8 +209,9 @@ mod tests {
 
     async fn locate_at(path: &str) -> LocateError {
         let attachment = Attachment::Namespace(path.into());
-        let (search, host, former) = (Search::new().unwrap(), Links::new(), BTreeSet::new());
-        let mut look = search.look(&host, BTreeSet::new(), &former);
+        let (host, former) = (Links::new(), BTreeSet::new());
+        let mut search = Search::new().unwrap();
+        let mut look = search.look(&host, BTreeSet::new(), &former, Trust::Nothing);
         locate(&attachment, &BTreeSet::new(), &host, &mut look).await.unwrap_err()
     }
 

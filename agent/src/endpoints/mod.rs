@@ -5,11 +5,12 @@
 
 mod locate;
 pub mod netlink;
+mod picture;
 mod search;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use locate::{Attachment, Interface, LocateError, locate};
-pub use search::{Look, Search};
+pub use search::{Look, Search, Trust};
 pub use watch::{Located, PodKey, Town, Wanted, Watcher};

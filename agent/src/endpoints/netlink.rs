@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// One interface.
@@ -71,7 +72,9 @@ async fn list_where(
     namespace: Option<i32>,
 ) -> Result<Links, NetlinkError> {
     let mut links = Links::new();
-    let mut request = handle.link().get();
+    // Counters are most of what the kernel says otherwise.
+    let mut request =
+        handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
     let number = namespace.map(LinkAttribute::IfNetnsId);
     request.message_mut().attributes.extend(number);
     let mut messages = Box::pin(request.execute());
@@ -87,7 +90,7 @@ async fn list_where(
         let Some(link) = links.get_mut(&message.header.index) else {
             continue;
         };
-        link.addresses.extend(own_address(&message.attributes));
+        link.addresses.extend(own_address(&message));
     }
     Ok(links)
 }
@@ -121,9 +124,9 @@ fn list_inside(namespace: &impl AsFd) -> Result<Links, NetlinkError> {
 
 /// The interface's own address in a message about it: on a point-to-point link `IFA_ADDRESS` is that
 /// of the other end (rtnetlink(7)).
-fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     let mut address = None;
-    for attribute in attributes {
+    for attribute in &message.attributes {
         if let AddressAttribute::Local(local) = attribute {
             return Some(*local);
         } else if let AddressAttribute::Address(one) = attribute {
@@ -133,7 +136,8 @@ fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     address
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+/// What a message says of an interface, but for its addresses.
+pub(super) fn read_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
@@ -173,7 +177,9 @@ mod tests {
             (vec![], None),
         ];
         for (attributes, expected) in cases {
-            assert_eq!(own_address(&attributes), expected.map(ip), "{attributes:?}");
+            let mut message = AddressMessage::default();
+            message.attributes = attributes;
+            assert_eq!(own_address(&message), expected.map(ip), "{message:?}");
         }
     }
 }

@@ -10,7 +10,7 @@
 //! interface that is known as another pod's is never taken, and where several namespaces carry the
 //! address only the node's own routes decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
@@ -24,6 +24,26 @@ use super::netlink::{self, Links, NetlinkError};
 #[derive(Debug)]
 pub struct Search {
     handle: rtnetlink::Handle,
+    /// What was seen in namespaces that have addresses, by their numbers.
+    seen: BTreeMap<i32, Seen>,
+}
+
+/// One namespace.
+#[derive(Debug)]
+struct Seen {
+    /// The node's interfaces that lead there: a number is given again, these are not.
+    host_sides: BTreeSet<u32>,
+    inside: Links,
+}
+
+/// How much of what was seen before counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: every namespace is looked into.
+    Nothing,
+    /// What was seen in namespaces that had addresses already: only those that were being made are
+    /// looked into again.
+    Finished,
 }
 
 impl Search {
@@ -32,36 +52,46 @@ impl Search {
         let (connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, seen: BTreeMap::new() })
     }
 
     /// Begins a look at the node with these interfaces, of which `taken` belong to pods already and
     /// `former` to pods that are gone.
     pub fn look<'a>(
-        &'a self,
+        &'a mut self,
         host: &'a Links,
         taken: BTreeSet<u32>,
         former: &'a BTreeSet<u32>,
+        trust: Trust,
     ) -> Look<'a> {
-        Look { search: self, host, taken, former, behind: None }
+        Look { search: self, host, taken, former, trust, is_seen: false }
     }
 
-    /// The interfaces in the namespaces behind those of `host` that are in nobody's hands.
-    async fn behind(&self, host: &Links, taken: &BTreeSet<u32>) -> Vec<Links> {
-        let numbers: BTreeSet<i32> = host
-            .values()
-            .filter(|link| !taken.contains(&link.index) && link.peer.is_some())
-            .filter_map(|link| link.peer_namespace)
-            .collect();
-        let mut behind = Vec::new();
-        for number in numbers {
-            match netlink::list_of(&self.handle, number).await {
-                Ok(links) => behind.push(links),
-                // It may have ended since; a pod that is missed by it is reported as such.
-                Err(error) => tracing::debug!(number, %error, "cannot look into a namespace"),
+    /// Looks into the namespaces behind the interfaces of `host` that are in nobody's hands.
+    async fn see(&mut self, host: &Links, taken: &BTreeSet<u32>, trust: Trust) {
+        let mut behind: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
+        for link in host.values().filter(|link| !taken.contains(&link.index)) {
+            if let (Some(_), Some(number)) = (link.peer, link.peer_namespace) {
+                behind.entry(number).or_default().insert(link.index);
             }
         }
-        behind
+        self.seen.retain(|number, _| behind.contains_key(number));
+        for (number, host_sides) in behind {
+            let known = self.seen.get(&number).filter(|known| known.host_sides == host_sides);
+            if trust == Trust::Finished && known.is_some_and(Seen::is_finished) {
+                continue;
+            }
+            match netlink::list_of(&self.handle, number).await {
+                Ok(inside) => {
+                    self.seen.insert(number, Seen { host_sides, inside });
+                }
+                // It may have ended since; a pod that is missed by it is reported as such.
+                Err(error) => {
+                    tracing::debug!(number, %error, "cannot look into a namespace");
+                    self.seen.remove(&number);
+                }
+            }
+        }
     }
 
     /// The interfaces that the node's routes send these addresses to.
@@ -83,26 +113,40 @@ impl Search {
     }
 }
 
+impl Seen {
+    /// Whether an interface has an address that was given to it, and not made up by itself.
+    fn is_finished(&self) -> bool {
+        let links = self.inside.values().filter(|link| !link.is_loopback);
+        let mut addresses = links.flat_map(|link| &link.addresses);
+        addresses.any(|address| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+    }
+}
+
 /// One look, in which every interface is given to one pod at most.
 #[derive(Debug)]
 pub struct Look<'a> {
-    search: &'a Search,
+    search: &'a mut Search,
     host: &'a Links,
     taken: BTreeSet<u32>,
     former: &'a BTreeSet<u32>,
-    /// Read when the first pod is searched for.
-    behind: Option<Vec<Links>>,
+    trust: Trust,
+    /// Whether namespaces were looked into: when the first pod is searched for.
+    is_seen: bool,
 }
 
 impl Look<'_> {
     /// The interface that leads to the pod with these addresses.
     pub async fn find(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Interface, LocateError> {
-        if self.behind.is_none() {
-            self.behind = Some(self.search.behind(self.host, &self.taken).await);
+        if !self.is_seen {
+            self.search.see(self.host, &self.taken, self.trust).await;
+            self.is_seen = true;
         }
         let carries =
             |inside: &&Links| inside.values().any(|link| !link.addresses.is_disjoint(addresses));
-        let behind = self.behind.iter().flatten();
+        let behind = self.search.seen.values().map(|seen| &seen.inside);
         let mut candidates: Vec<Interface> = behind
             .filter(carries)
             .filter_map(|inside| pair(inside, addresses, self.host))

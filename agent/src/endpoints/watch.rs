@@ -6,14 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use rtnetlink::MulticastGroup;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::locate::{Attachment, Interface, locate};
-use super::netlink::{self, Links, NetlinkError};
-use super::search::Search;
+use super::netlink::{Links, NetlinkError};
+use super::picture::Picture;
+use super::search::{Search, Trust};
 
 /// How long interface events are gathered before the node is looked at again.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -24,6 +23,13 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// How often the node is looked at although nothing was heard: events can get lost.
 const RECHECK: Duration = Duration::from_secs(30);
+
+/// The share of its time that the watcher lists everything for at most, however many interfaces and
+/// missing pods there are: one in so many.
+const LISTING_SHARE: u32 = 10;
+
+/// The longest that a missing pod waits for the next list because of it.
+const LISTING_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Namespace and name of a pod.
 pub type PodKey = (Arc<str>, Arc<str>);
@@ -48,9 +54,8 @@ pub struct Town {
 /// Follows the node's interfaces.
 #[derive(Debug)]
 pub struct Watcher {
-    handle: rtnetlink::Handle,
+    picture: Picture,
     search: Search,
-    events: mpsc::Receiver<()>,
     known: BTreeMap<PodKey, Found>,
     /// Interfaces of pods that are gone or were replaced, while they are there.
     former: BTreeSet<u32>,
@@ -69,26 +74,9 @@ struct Found {
 impl Watcher {
     /// Subscribes to interface and address events of the namespace that the calling thread is in.
     pub fn new() -> Result<Self, NetlinkError> {
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ])
-        .map_err(NetlinkError::Socket)?;
-        tokio::spawn(connection);
-        let (notify, events) = mpsc::channel(1);
-        tokio::spawn(async move {
-            while messages.next().await.is_some() {
-                // A full channel holds an event that is not taken yet: that one stands for both.
-                if let Err(mpsc::error::TrySendError::Closed(())) = notify.try_send(()) {
-                    return;
-                }
-            }
-        });
         Ok(Self {
-            handle,
+            picture: Picture::new()?,
             search: Search::new()?,
-            events,
             known: BTreeMap::new(),
             former: BTreeSet::new(),
         })
@@ -96,19 +84,31 @@ impl Watcher {
 
     /// The handle to the node's namespace.
     pub fn handle(&self) -> &rtnetlink::Handle {
-        &self.handle
+        self.picture.handle()
     }
 
     /// Looks at the node as it is.
     pub async fn look(&mut self, wanted: &Wanted) -> Result<Town, NetlinkError> {
-        let links = netlink::list(&self.handle).await?;
+        self.picture.list().await?;
+        Ok(self.find(wanted, Trust::Nothing).await)
+    }
+
+    /// Looks at what changed since the last look, and says whether nothing was missed meanwhile.
+    async fn glance(&mut self, wanted: &Wanted) -> Result<(Town, bool), NetlinkError> {
+        let is_sure = !self.picture.catch_up().await?;
+        Ok((self.find(wanted, Trust::Finished).await, is_sure))
+    }
+
+    /// Finds pods among the interfaces that are known.
+    async fn find(&mut self, wanted: &Wanted, trust: Trust) -> Town {
+        let links = self.picture.links();
         for (_, gone) in self.known.extract_if(.., |pod, _| !wanted.contains_key(pod)) {
             self.former.insert(gone.interface.index);
         }
         let mut pods = BTreeMap::new();
         let mut missing = Vec::new();
         for (pod, (attachment, addresses)) in wanted {
-            match self.remembered(pod, attachment, addresses, &links) {
+            match remembered(&self.known, (pod, attachment, addresses), links) {
                 Some(interface) => {
                     pods.insert(pod.clone(), Ok(interface));
                 }
@@ -121,10 +121,10 @@ impl Watcher {
         }
         self.former.retain(|index| links.contains_key(index));
         let taken = pods.values().flatten().map(|interface: &Interface| interface.index).collect();
-        let mut look = self.search.look(&links, taken, &self.former);
+        let mut look = self.search.look(links, taken, &self.former, trust);
         for (pod, attachment, addresses) in missing {
             let before = place(attachment);
-            let located = locate(attachment, addresses, &links, &mut look).await;
+            let located = locate(attachment, addresses, links, &mut look).await;
             let found = located.as_ref().ok().and_then(|interface| {
                 let link = links.get(&interface.index)?;
                 Some(Found {
@@ -143,7 +143,7 @@ impl Watcher {
         }
         let host_addresses =
             links.values().flat_map(|link| link.addresses.iter().copied()).collect();
-        Ok(Town { host_addresses, pods, interfaces: links.into_keys().collect() })
+        Town { host_addresses, pods, interfaces: links.keys().copied().collect() }
     }
 
     /// Looks whenever something may have changed and hands on each different picture, until the
@@ -154,12 +154,21 @@ impl Watcher {
         towns: mpsc::Sender<Town>,
     ) {
         let mut last = None;
+        let mut list_at = Instant::now();
+        let (mut listed_at, mut may_list_from) = (list_at, list_at);
         loop {
             let pods = Arc::clone(&wanted.borrow_and_update());
+            let began = Instant::now();
+            let is_whole = began >= list_at;
+            let looked = if is_whole {
+                self.look(&pods).await.map(|town| (town, true))
+            } else {
+                self.glance(&pods).await
+            };
             let mut patience = RETRY;
-            match self.look(&pods).await {
-                Ok(town) => {
-                    if town.pods.values().all(Result::is_ok) {
+            match looked {
+                Ok((town, is_sure)) => {
+                    if is_sure && town.pods.values().all(Result::is_ok) {
                         patience = RECHECK;
                     }
                     if last.as_ref() != Some(&town) {
@@ -173,42 +182,52 @@ impl Watcher {
                     tracing::warn!(error = %describe(&error), "cannot look at the interfaces")
                 }
             }
+            let now = Instant::now();
+            if is_whole {
+                listed_at = now;
+                may_list_from = now + (began.elapsed() * LISTING_SHARE).min(LISTING_PAUSE_MAX);
+            }
+            list_at = if patience == RECHECK {
+                listed_at + RECHECK
+            } else if is_whole {
+                now + patience
+            } else {
+                list_at.min(now + patience)
+            };
+            list_at = list_at.max(may_list_from);
             tokio::select! {
-                event = self.events.recv() => {
-                    if event.is_none() {
+                is_told = self.picture.changes() => {
+                    if !is_told {
                         tracing::error!("interface events ended; looking at intervals");
-                        tokio::time::sleep(RETRY).await;
-                    } else {
-                        tokio::time::sleep_until(Instant::now() + DEBOUNCE).await;
-                        let _ = self.events.try_recv();
+                    }
+                    let pause = if is_told { DEBOUNCE } else { RETRY };
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        // A pod whose interface is there already is not kept waiting.
+                        changed = wanted.changed() => if changed.is_err() { return },
                     }
                 }
-                changed = wanted.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-                () = tokio::time::sleep(patience) => {}
+                changed = wanted.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(list_at) => {}
             }
         }
     }
+}
 
-    fn remembered(
-        &self,
-        pod: &PodKey,
-        attachment: &Attachment,
-        addresses: &BTreeSet<IpAddr>,
-        links: &Links,
-    ) -> Option<Interface> {
-        let known = self.known.get(pod)?;
-        let link = links.get(&known.interface.index)?;
-        let same = known.attachment == *attachment
-            && known.addresses == *addresses
-            && known.place == place(attachment)
-            && known.host_side == (link.index, link.peer)
-            && known.interface.name == link.name;
-        same.then(|| known.interface.clone())
-    }
+/// What was found for a pod before, where everything that it was found from is as it was.
+fn remembered(
+    known: &BTreeMap<PodKey, Found>,
+    (pod, attachment, addresses): (&PodKey, &Attachment, &BTreeSet<IpAddr>),
+    links: &Links,
+) -> Option<Interface> {
+    let known = known.get(pod)?;
+    let link = links.get(&known.interface.index)?;
+    let same = known.attachment == *attachment
+        && known.addresses == *addresses
+        && known.place == place(attachment)
+        && known.host_side == (link.index, link.peer)
+        && known.interface.name == link.name;
+    same.then(|| known.interface.clone())
 }
 
 /// What tells one namespace from another that is put at the same path.

@@ -316,7 +316,10 @@ fn an_answer_is_taught_whenever_it_opens_more_than_is_in_force() {
     let more = mk_answer(identity, "a.example.com", &[("203.0.113.1", 20), ("203.0.113.2", 20)]);
     let mut decided = mk_answer(identity, "unknown.test", &[("203.0.113.1", 20)]);
     decided.clauses = vec![0];
-    assert!(repeated(&answer, 101, &as_it_is), "a grace of five seconds gives a second and a quarter");
+    assert!(
+        repeated(&answer, 101, &as_it_is),
+        "a grace of five seconds gives a second and a quarter"
+    );
     assert!(!repeated(&answer, 102, &as_it_is), "a later deadline");
     assert!(!repeated(&other, 100, &as_it_is), "another name");
     assert!(!repeated(&more, 100, &as_it_is), "one address more");

@@ -65,7 +65,11 @@ mod tests {
             assert!(!pace.note(1, LONG) && !pace.note(1, Duration::ZERO));
         }
         let turns: Vec<bool> = (0..5).map(|_| pace.note(1, Duration::ZERO)).collect();
-        assert_eq!(turns, [false, false, true, false, false], "a pause that brings one is the last");
+        assert_eq!(
+            turns,
+            [false, false, true, false, false],
+            "a pause that brings one is the last"
+        );
         for _ in 0..3 {
             pace.note(1, Duration::ZERO);
         }

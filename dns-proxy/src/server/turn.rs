@@ -74,10 +74,8 @@ impl Lessons {
         let count = together(self.lessons.iter().map(|lesson| lesson.addresses.len()));
         if count == self.lessons.len() {
             // The next ones are about as many, and find their room.
-            let next = Self {
-                lessons: Vec::with_capacity(count),
-                lectures: Vec::with_capacity(count),
-            };
+            let next =
+                Self { lessons: Vec::with_capacity(count), lectures: Vec::with_capacity(count) };
             return std::mem::replace(self, next);
         }
         Self {

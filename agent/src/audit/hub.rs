@@ -20,8 +20,9 @@ use crate::clock;
 /// How often it is said what was kept out or lost.
 const TELL: Duration = Duration::from_secs(10);
 
-/// How long decisions gather: whoever hands one over does not wake the hub each time.
-const NAP: Duration = Duration::from_millis(2);
+/// How long decisions gather: whoever hands one over does not wake the hub each time, and a pod that
+/// has a record a millisecond does not wake three threads and write a line each time.
+const NAP: Duration = Duration::from_millis(20);
 
 /// What the hub is handed.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use namegate_egress_bpf::datapath::{Datapath, DisplacedHook, HookFault};
+use namegate_egress_bpf::datapath::{Datapath, DatapathError, DisplacedHook, HookFault};
 
 /// How many findings of a kind have a line each in the log.
 const LINES: u64 = 16;
@@ -26,9 +26,18 @@ pub struct HookReport {
 }
 
 impl HookReport {
-    /// Looks at every hook and puts right what is not; says whether [`HookReport::lacking`] changed.
-    pub fn look(&mut self, datapath: &mut Datapath) -> bool {
-        let hooks = match datapath.displaced_hooks() {
+    /// Takes what a [`namegate_egress_bpf::datapath::HookWatch`] found and puts it right, where it is
+    /// so still; says whether [`HookReport::lacking`] changed.
+    pub fn take(
+        &mut self,
+        found: Result<Vec<DisplacedHook>, DatapathError>,
+        datapath: &mut Datapath,
+    ) -> bool {
+        let found = found.and_then(|hooks| {
+            let interfaces = hooks.iter().map(|hook| hook.ifindex).collect();
+            datapath.hook_watch().of(&interfaces).displaced()
+        });
+        let hooks = match found {
             Ok(hooks) => hooks,
             Err(error) => {
                 let before = self.unknown.replace(chain(&error));

@@ -1,6 +1,6 @@
 //! The loop of the state's owner: one event at a time, its effects written before the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,27 +11,30 @@ use anyhow::Context;
 use namegate_dns_proxy::Proxy;
 use namegate_egress_bpf::abi::NameKey;
 use namegate_egress_bpf::compile::NameWrites;
+use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook};
 use namegate_policy::identity::Identity;
+use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::Signals;
 use super::books::{Books, Shelf};
 use super::start::{Listen, update_proxy};
-use crate::admin::{PhaseCell, Question, View};
+use crate::admin::{Failure, PhaseCell, Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
 use crate::cni::desk::{Demand, Waiting, Wish};
+use crate::cni::protocol::Attachment;
 use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
 use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
 use crate::metrics::Metrics;
 use crate::source::{Changes, Problem};
-use crate::state::{Effects, EndpointEffect, Event};
+use crate::state::{Claim, Effects, EndpointEffect, Event};
 use crate::{clock, cni, ready_file, remembered, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
@@ -49,6 +52,9 @@ const HOOKS: Duration = Duration::from_millis(400);
 
 /// Lessons taken at once before other events get their turn.
 const LESSONS_TURN: usize = 64;
+
+/// Demands of the CNI plugin taken at once.
+const DEMANDS_TURN: usize = 128;
 
 /// Everything that runs.
 pub(super) struct Agent {
@@ -83,11 +89,21 @@ enum Task {
     Change(Changes),
     Look(Town),
     Answer(Question),
-    Attach(Demand),
+    Attend(Demand),
     Expire,
     Sweep,
     Upkeep,
-    Hooks,
+    LookAtHooks,
+    Hooks(Result<Vec<DisplacedHook>, DatapathError>),
+}
+
+/// What the CNI plugin told and the state does not know yet.
+#[derive(Default)]
+struct Told {
+    claims: BTreeMap<PodRef, Claim>,
+    gone: BTreeSet<Attachment>,
+    /// Who waits until it is known what is gone.
+    answers: Vec<oneshot::Sender<Result<(), Failure>>>,
 }
 
 impl Agent {
@@ -100,6 +116,7 @@ impl Agent {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut expired_at = Instant::now();
+        let mut looking = None;
         loop {
             let books = self.shelf.take()?;
             let due =
@@ -107,10 +124,11 @@ impl Agent {
             let task = tokio::select! {
                 biased;
                 name = signals.next() => return Ok(name),
-                _ = hooks.tick() => Task::Hooks,
+                _ = hooks.tick(), if looking.is_none() => Task::LookAtHooks,
+                found = seen(&mut looking) => Task::Hooks(found?),
                 Some(changes) = self.changes.recv() => Task::Change(changes),
                 Some(town) = self.towns.recv() => Task::Look(town),
-                Some(demand) = self.demands.recv() => Task::Attach(demand),
+                Some(demand) = self.demands.recv() => Task::Attend(demand),
                 () = self.shelf.has_earlier_deadline() => continue,
                 () = tokio::time::sleep(due) => Task::Expire,
                 _ = sweep.tick() => Task::Sweep,
@@ -131,14 +149,19 @@ impl Agent {
                 }
                 Task::Look(town) => self.take(&mut books, Event::Town(town)).await,
                 Task::Answer(question) => self.answer(&books, question),
-                Task::Attach(demand) => self.attach(&mut books, demand).await,
+                Task::Attend(demand) => self.attend(&mut books, demand).await,
                 Task::Expire => {
                     self.take(&mut books, Event::Tick).await;
                     expired_at = Instant::now();
                 }
                 Task::Sweep => self.sweep(&mut books).await,
                 Task::Upkeep => self.upkeep(&mut books).await,
-                Task::Hooks => self.watch_hooks(&mut books),
+                Task::LookAtHooks => {
+                    // The kernel answers when nobody changes interfaces: not while pods come in numbers.
+                    let watch = books.apply.kernel().hook_watch();
+                    looking = Some(tokio::task::spawn_blocking(move || watch.displaced()));
+                }
+                Task::Hooks(found) => self.watch_hooks(&mut books, found),
             }
             self.waiting.settle(&books.state, &books.apply);
             self.shelf.lay(books);
@@ -301,26 +324,53 @@ impl Agent {
         });
     }
 
-    /// Does what the CNI plugin asks for. A pod that is to be under policy waits until it is.
-    async fn attach(&mut self, books: &mut Books, Demand { wish, answer }: Demand) {
-        let done = match wish {
-            Wish::Attach(asked) => {
-                let (pod, claim) = self.waiting.add(&asked, answer);
-                self.take(books, Event::Attached(pod, claim)).await;
-                return;
+    /// Does what the CNI plugin asks for, of everybody that waits: a look at all endpoints costs the
+    /// same for one pod and for many. A pod that is to be under policy waits until it is.
+    async fn attend(&mut self, books: &mut Books, first: Demand) {
+        let more = iter::from_fn(|| self.demands.try_recv().ok());
+        let demands: Vec<Demand> = iter::once(first).chain(more).take(DEMANDS_TURN).collect();
+        let mut told = Told::default();
+        for Demand { wish, answer } in demands {
+            // What was asked first is done first; what is alike together.
+            let is_alike = match wish {
+                Wish::Attach(_) => told.gone.is_empty(),
+                Wish::Release(_) => told.claims.is_empty(),
+                Wish::Check(_) | Wish::Collect(_) => false,
+            };
+            if !is_alike {
+                self.tell(books, &mut told).await;
             }
-            Wish::Check(asked) => cni::desk::check(&asked, &books.state, &books.apply),
-            Wish::Release(gone) => {
-                self.take(books, Event::Detached(gone)).await;
-                Ok(())
+            match wish {
+                Wish::Attach(asked) => told.claims.extend([self.waiting.add(&asked, answer)]),
+                Wish::Release(gone) => {
+                    told.gone.insert(gone);
+                    told.answers.push(answer);
+                }
+                Wish::Check(asked) => {
+                    // The plugin may have given up.
+                    let _ = answer.send(cni::desk::check(&asked, &books.state, &books.apply));
+                }
+                Wish::Collect(left) => {
+                    self.take(books, Event::Left(left)).await;
+                    let _ = answer.send(Ok(()));
+                }
             }
-            Wish::Collect(left) => {
-                self.take(books, Event::Left(left)).await;
-                Ok(())
-            }
-        };
-        // The plugin may have given up.
-        let _ = answer.send(done);
+        }
+        self.tell(books, &mut told).await;
+    }
+
+    /// Passes on what the plugin told.
+    async fn tell(&mut self, books: &mut Books, told: &mut Told) {
+        let Told { claims, gone, answers } = std::mem::take(told);
+        if !claims.is_empty() {
+            self.take(books, Event::Attached(claims)).await;
+        }
+        if !gone.is_empty() {
+            self.take(books, Event::Detached(gone)).await;
+        }
+        for answer in answers {
+            let _ = answer.send(Ok(()));
+        }
     }
 
     async fn sweep(&mut self, books: &mut Books) {
@@ -391,8 +441,8 @@ impl Agent {
 
     /// Puts right what others did to the hooks; whoever asks `namegate ready` or `/readyz` is told what
     /// stays wrong.
-    fn watch_hooks(&mut self, books: &mut Books) {
-        let is_other = self.hooks.look(books.apply.kernel());
+    fn watch_hooks(&mut self, books: &mut Books, found: Result<Vec<DisplacedHook>, DatapathError>) {
+        let is_other = self.hooks.take(found, books.apply.kernel());
         if is_other {
             self.phase.lack(self.hooks.lacking().collect());
         }
@@ -400,6 +450,18 @@ impl Agent {
         if let Err(error) = ready_file::write(path, self.hooks.lacking()) {
             tracing::error!(%error, path = %path.display(), "cannot say whether the agent is ready");
         }
+    }
+}
+
+/// What was found, once it is; never where nobody looks.
+async fn seen<T>(looking: &mut Option<JoinHandle<T>>) -> anyhow::Result<T> {
+    match looking {
+        Some(task) => {
+            let found = task.await.context("looking at the hooks broke off");
+            *looking = None;
+            found
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -7,13 +7,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use namegate_policy::identity::Identity;
 use namegate_policy::object::Object;
 use namegate_policy::resource::{Pod, PodRef};
+use namegate_policy::time::Timestamp;
 
 use super::{Effects, State};
 use crate::cni::protocol::Attachment;
+
+/// Claims at most: as many as there can be endpoints.
+const CLAIMS_MAX: usize = 4_096;
+
+/// How long a claim counts whose pod has no interface: the plugin comes after the interface, and tells
+/// of its end only where the agent has time to listen.
+const MISSING_MAX: Duration = Duration::from_secs(60);
+
+/// A claim that counts.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    claim: Claim,
+    /// When its pod was first seen to have no interface.
+    missing_since: Option<Timestamp>,
+}
 
 /// The plugin's word on a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,23 +81,58 @@ impl State {
         Err(format!("{} is not its address, or belongs to another pod", missing.join(", ")))
     }
 
-    /// Takes the plugin's word on a pod.
-    pub(super) fn take_claim(&mut self, pod: PodRef, claim: Claim) -> Effects {
-        self.claims.insert(pod.clone(), claim);
-        if let Some(known) = self.tables.inventory().pod(&pod)
-            && let Some(known) = self.with_claim(known)
-        {
-            self.tables.upsert(&Arc::new(Object::Pod(known)));
+    /// Takes the plugin's word on pods.
+    pub(super) fn take_claims(&mut self, claims: BTreeMap<PodRef, Claim>) -> Effects {
+        let told: BTreeSet<PodRef> = claims.keys().cloned().collect();
+        for (pod, claim) in claims {
+            if self.claims.len() < CLAIMS_MAX || self.claims.contains_key(&pod) {
+                self.claims.insert(pod, Held { claim, missing_since: None });
+            }
+        }
+        for pod in &told {
+            if let Some(known) = self.tables.inventory().pod(pod)
+                && let Some(known) = self.with_claim(known)
+            {
+                self.tables.upsert(&Arc::new(Object::Pod(known)));
+            }
         }
         let own = self.town.host_addresses.clone();
-        self.bring_up_to_date(&own, BTreeSet::from([pod]))
+        self.bring_up_to_date(&own, told)
     }
 
     /// Drops the claims of interfaces that are gone.
     pub(super) fn drop_claims(&mut self, is_gone: impl Fn(&Attachment) -> bool) -> Effects {
-        let gone: BTreeMap<PodRef, Claim> =
-            self.claims.extract_if(.., |_, claim| is_gone(&claim.attachment)).collect();
-        for (pod, claim) in &gone {
+        let gone: BTreeMap<PodRef, Held> =
+            self.claims.extract_if(.., |_, held| is_gone(&held.claim.attachment)).collect();
+        self.end_claims(gone)
+    }
+
+    /// Drops the claims of pods that have had no interface for long.
+    pub(super) fn forget_claims(&mut self, now: Timestamp) -> Effects {
+        let town = &self.town;
+        let gone: BTreeMap<PodRef, Held> = self
+            .claims
+            .extract_if(.., |pod, held| {
+                let key = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
+                let found = town.pods.get(&key).and_then(|located| located.as_ref().ok());
+                if found.is_some_and(|found| town.interfaces.contains(&found.index)) {
+                    held.missing_since = None;
+                    return false;
+                }
+                now.since(*held.missing_since.get_or_insert(now)) >= MISSING_MAX
+            })
+            .collect();
+        if gone.is_empty() {
+            return Effects::default();
+        }
+        for pod in gone.keys() {
+            tracing::debug!(%pod, "nothing is left of what the CNI plugin told of a pod");
+        }
+        self.end_claims(gone)
+    }
+
+    fn end_claims(&mut self, gone: BTreeMap<PodRef, Held>) -> Effects {
+        for (pod, Held { claim, .. }) in &gone {
             let known = self.tables.inventory().pod(pod);
             if let Some(known) = known.filter(|known| claim.is_about(known)) {
                 // What it had was the plugin's word.
@@ -95,7 +147,7 @@ impl State {
     /// A pod of this node with the addresses that the plugin told, where its object has them not yet: it
     /// has none, or those of a sandbox that was there before.
     pub(super) fn with_claim(&self, pod: &Pod) -> Option<Pod> {
-        let claim = self.claims.get(&pod.reference)?;
+        let claim = self.claim(&pod.reference)?;
         let is_here = pod.node_name.is_some() && pod.node_name == self.settings.node_name;
         let is_wanting = !claim.is_told_by(pod) && !pod.is_finished && !pod.is_host_network;
         (is_here && is_wanting && claim.is_about(pod))
@@ -104,7 +156,7 @@ impl State {
 
     /// Forgets a claim that the pod's object makes needless, or whose pod is gone.
     pub(super) fn outdate_claim(&mut self, pod: &PodRef, object: Option<&Pod>) {
-        let Some(claim) = self.claims.get(pod) else { return };
+        let Some(claim) = self.claim(pod) else { return };
         let is_needless = match object {
             // Another pod of that name: the claim's own comes, or came and went.
             Some(object) => claim.is_about(object) && claim.is_told_by(object),
@@ -116,6 +168,11 @@ impl State {
         if is_needless {
             self.claims.remove(pod);
         }
+    }
+
+    /// What the plugin told of a pod, where that counts.
+    pub(super) fn claim(&self, pod: &PodRef) -> Option<&Claim> {
+        self.claims.get(pod).map(|held| &held.claim)
     }
 
     /// Interfaces of pods that the plugin told of and the API server did not yet.
@@ -182,6 +239,10 @@ mod tests {
         })
     }
 
+    fn attached(claim: &Claim) -> Event {
+        Event::Attached(BTreeMap::from([(mk_ref(), claim.clone())]))
+    }
+
     fn handle(state: &mut State, event: Event) -> Effects {
         state.handle(event, Timestamp::from_nanos(1))
     }
@@ -200,7 +261,7 @@ mod tests {
         let mut state = mk_state();
         handle(&mut state, pod("u1", "node", "[]"));
         let claim = mk_claim("u1");
-        let effects = handle(&mut state, Event::Attached(mk_ref(), claim.clone()));
+        let effects = handle(&mut state, attached(&claim));
         assert_eq!(effects.wanted.map(|wanted| wanted.len()), Some(1), "it is looked for");
         assert!(state.claimed(&mk_ref(), &claim).is_err());
         assert_eq!(enforced(&handle(&mut state, town())), Some(vec![ip("10.244.1.5")]));
@@ -217,7 +278,7 @@ mod tests {
     fn the_interface_of_a_pod_that_nobody_told_of_is_closed() {
         let mut state = mk_state();
         let claim = mk_claim("u1");
-        handle(&mut state, Event::Attached(mk_ref(), claim.clone()));
+        handle(&mut state, attached(&claim));
         assert_eq!(enforced(&handle(&mut state, town())), None);
         let why = state.claimed(&mk_ref(), &claim).unwrap_err();
         assert!(why.contains("has not told of it"), "{why}");
@@ -234,7 +295,7 @@ mod tests {
             let mut state = mk_state();
             handle(&mut state, object);
             let claim = mk_claim("u1");
-            handle(&mut state, Event::Attached(mk_ref(), claim.clone()));
+            handle(&mut state, attached(&claim));
             handle(&mut state, town());
             assert!(state.claimed(&mk_ref(), &claim).is_err(), "{what}");
             assert!(state.endpoints().is_empty(), "{what}");
@@ -245,12 +306,36 @@ mod tests {
     fn a_claim_ends_with_its_interface() {
         let mut state = mk_state();
         handle(&mut state, pod("u1", "node", "[]"));
-        handle(&mut state, Event::Attached(mk_ref(), mk_claim("u1")));
+        handle(&mut state, attached(&mk_claim("u1")));
         handle(&mut state, town());
         let other = Attachment { container_id: "d".to_owned(), interface: "eth0".to_owned() };
-        assert!(handle(&mut state, Event::Detached(other)).endpoints.is_empty());
-        let gone = handle(&mut state, Event::Detached(mk_claim("u1").attachment));
+        assert!(handle(&mut state, Event::Detached(BTreeSet::from([other]))).endpoints.is_empty());
+        let gone = handle(&mut state, Event::Detached(BTreeSet::from([mk_claim("u1").attachment])));
         assert_eq!(enforced(&gone), None, "closed until the interface goes");
         assert!(state.claims.is_empty());
+    }
+
+    #[test]
+    fn a_claim_whose_end_nobody_told_is_forgotten_once_its_interface_is_gone() {
+        let mut state = mk_state();
+        handle(&mut state, pod("u1", "node", "[]"));
+        handle(&mut state, attached(&mk_claim("u1")));
+        handle(&mut state, town());
+        let swept = |state: &mut State, seconds: u64| {
+            let since = Timestamp::from_nanos(seconds * 1_000_000_000);
+            state.handle(Event::Swept { since, in_use: BTreeSet::new() }, since)
+        };
+        swept(&mut state, 1_000);
+        swept(&mut state, 2_000);
+        assert_eq!(state.claims.len(), 1, "its interface is there");
+
+        handle(&mut state, Event::Town(Town::default()));
+        swept(&mut state, 3_000);
+        swept(&mut state, 3_059);
+        assert_eq!(state.claims.len(), 1, "it may be looked for still");
+        swept(&mut state, 3_060);
+        assert!(state.claims.is_empty());
+        let known = state.pod(&mk_ref()).expect("its object is there");
+        assert!(known.addresses.is_empty(), "what it had was the plugin's word");
     }
 }

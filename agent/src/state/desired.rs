@@ -89,7 +89,7 @@ impl State {
                     (attachment, pod.addresses.iter().copied().collect::<BTreeSet<_>>())
                 }),
                 // Its interface is closed until its object is known.
-                None => self.claims.get(reference).map(|claim| {
+                None => self.claim(reference).map(|claim| {
                     let attachment = Attachment::Addresses { uid: claim.uid.clone() };
                     (attachment, claim.addresses.clone())
                 }),

@@ -46,6 +46,7 @@ pub use shared::SharedLearned;
 pub use sharing::{Sharing, find_shared};
 pub use view::LocalPod;
 
+use claims::Held;
 use names::{ClusterAddresses, NameClauses, Openings};
 
 /// Within this time, and a quarter of the grace at most, an answer that is given again extends
@@ -82,10 +83,10 @@ pub enum Event {
     Objects(source::Changes),
     /// The node's interfaces are others.
     Town(Town),
-    /// The CNI plugin told of a pod that is being made.
-    Attached(PodRef, Claim),
-    /// It told that an interface goes.
-    Detached(Attachment),
+    /// The CNI plugin told of pods that are being made.
+    Attached(BTreeMap<PodRef, Claim>),
+    /// It told that interfaces go.
+    Detached(BTreeSet<Attachment>),
     /// It told which interfaces are left.
     Left(Attachments),
     /// A deadline may have passed.
@@ -152,7 +153,7 @@ pub struct State {
     /// Interfaces that are there although their pods are not known, with the last pod that was.
     closed: BTreeMap<u32, Option<PodRef>>,
     /// Pods whose addresses the CNI plugin told before the API server.
-    claims: BTreeMap<PodRef, Claim>,
+    claims: BTreeMap<PodRef, Held>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     service_owners: Arc<BTreeMap<ServiceKey, ServiceRef>>,
@@ -208,8 +209,8 @@ impl State {
         match event {
             Event::Objects(changes) => self.take_objects(&changes),
             Event::Town(town) => self.take_town(town),
-            Event::Attached(pod, claim) => self.take_claim(pod, claim),
-            Event::Detached(gone) => self.drop_claims(|attachment| *attachment == gone),
+            Event::Attached(claims) => self.take_claims(claims),
+            Event::Detached(gone) => self.drop_claims(|attachment| gone.contains(attachment)),
             Event::Left(left) => self.drop_claims(|found| !left.valid.contains(found)),
             Event::Tick => {
                 let due = self.learned.write().expire(now);
@@ -220,7 +221,9 @@ impl State {
                 let mut due = learned.expire(now);
                 due.extend(learned.release(since, &in_use));
                 drop(learned);
-                self.rewrite(due)
+                let mut effects = self.rewrite(due);
+                effects.absorb(self.forget_claims(now));
+                effects
             }
         }
     }

@@ -219,26 +219,26 @@ impl Datapath {
             AttachPoint::Clsact => Ok(()),
         }
     }
+}
 
-    /// The programs at a hook in the order in which they see packets; `None` where there is no such
-    /// interface.
-    pub(super) fn programs_at(
-        &self,
-        ifindex: u32,
-        direction: Direction,
-    ) -> Result<Option<Vec<u32>>, DatapathError> {
-        let failed = |source| DatapathError::Query { ifindex, source };
-        let linked = if self.has_tcx {
-            query::programs(ifindex, direction).map_err(failed)?
-        } else {
-            interface(ifindex).ok().map(|_| Vec::new())
-        };
-        let Some(mut programs) = linked else { return Ok(None) };
-        if self.attach_point == AttachPoint::Clsact {
-            programs.extend(clsact::programs(ifindex, direction).map_err(failed)?);
-        }
-        Ok(Some(programs))
+/// The programs at a hook in the order in which they see packets; `None` where there is no such
+/// interface. Filters are asked for where `attach_point` puts the datapath's own among them.
+pub(super) fn programs_at(
+    (has_tcx, attach_point): (bool, AttachPoint),
+    ifindex: u32,
+    direction: Direction,
+) -> Result<Option<Vec<u32>>, DatapathError> {
+    let failed = |source| DatapathError::Query { ifindex, source };
+    let linked = if has_tcx {
+        query::programs(ifindex, direction).map_err(failed)?
+    } else {
+        interface(ifindex).ok().map(|_| Vec::new())
+    };
+    let Some(mut programs) = linked else { return Ok(None) };
+    if attach_point == AttachPoint::Clsact {
+        programs.extend(clsact::programs(ifindex, direction).map_err(failed)?);
     }
+    Ok(Some(programs))
 }
 
 /// Takes one program off its hook, by whatever means it was attached.

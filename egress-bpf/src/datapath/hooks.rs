@@ -1,7 +1,9 @@
 //! Whether the programs are where they were attached: another program can be put before them, and
 //! whoever may attach may detach.
 
-use super::attach::{AttachPoint, detach, make_directories};
+use std::collections::BTreeSet;
+
+use super::attach::{AttachPoint, detach, make_directories, programs_at};
 use super::error::DatapathError;
 use super::spot::{BOTH, Role, SHUT, Spot, interface};
 use super::{Datapath, load, query};
@@ -30,31 +32,65 @@ pub enum HookFault {
     },
 }
 
-impl Datapath {
+/// Where programs of the datapath are to be first. It borrows nothing, so that the kernel, which lets
+/// nobody change interfaces meanwhile, can be asked on a thread that may wait.
+#[derive(Clone, Debug)]
+pub struct HookWatch {
+    hooks: Vec<Spot>,
+    own: [u32; 2],
+    has_tcx: bool,
+    attach_point: AttachPoint,
+}
+
+impl HookWatch {
+    /// The hooks of these interfaces alone.
+    #[must_use]
+    pub fn of(mut self, interfaces: &BTreeSet<u32>) -> Self {
+        self.hooks.retain(|spot| interfaces.contains(&spot.ifindex));
+        self
+    }
+
     /// The hooks at which a program of the datapath is not the first; an interface that is gone has
     /// none. A few system calls an interface.
-    pub fn displaced_hooks(&self) -> Result<Vec<DisplacedHook>, DatapathError> {
+    pub fn displaced(&self) -> Result<Vec<DisplacedHook>, DatapathError> {
         let mut displaced = Vec::new();
-        for &ifindex in &self.attached {
-            for direction in BOTH {
-                let spot = self.spot(ifindex, direction, Role::Judge);
-                // What another version enforces is left to it until its endpoint is written anew.
-                if self.earlier_spots(&spot).iter().any(Spot::is_taken) {
-                    continue;
-                }
-                let Some(programs) = self.programs_at(ifindex, direction)? else { continue };
-                let own = self.program_numbers[direction as usize];
-                let fault = match programs.first() {
-                    Some(&first) if first == own && spot.is_taken() => continue,
-                    Some(&program) if program != own && programs.contains(&own) => {
-                        HookFault::Behind { program }
-                    }
-                    Some(_) | None => HookFault::Missing,
-                };
-                displaced.push(DisplacedHook { ifindex, direction, fault });
-            }
+        for spot in &self.hooks {
+            let (ifindex, direction) = (spot.ifindex, spot.direction);
+            let fault = self.fault(spot)?;
+            displaced.extend(fault.map(|fault| DisplacedHook { ifindex, direction, fault }));
         }
         Ok(displaced)
+    }
+
+    fn fault(&self, spot: &Spot) -> Result<Option<HookFault>, DatapathError> {
+        let at = (self.has_tcx, self.attach_point);
+        let programs = programs_at(at, spot.ifindex, spot.direction)?;
+        let own = self.own[spot.direction as usize];
+        Ok(programs.and_then(|programs| match programs.first() {
+            Some(&first) if first == own && spot.is_taken() => None,
+            Some(&program) if program != own && programs.contains(&own) => {
+                Some(HookFault::Behind { program })
+            }
+            Some(_) | None => Some(HookFault::Missing),
+        }))
+    }
+}
+
+impl Datapath {
+    /// The hooks that are to be looked at, as of now.
+    pub fn hook_watch(&self) -> HookWatch {
+        let spots = self
+            .attached
+            .iter()
+            .flat_map(|&ifindex| BOTH.map(|direction| self.spot(ifindex, direction, Role::Judge)));
+        // What another version enforces is left to it until its endpoint is written anew.
+        let is_own = |spot: &Spot| !self.earlier_spots(spot).iter().any(Spot::is_taken);
+        HookWatch {
+            hooks: spots.filter(is_own).collect(),
+            own: self.program_numbers,
+            has_tcx: self.has_tcx,
+            attach_point: self.attach_point,
+        }
     }
 
     /// Makes the program at a hook the first one. While it changes places nothing passes.

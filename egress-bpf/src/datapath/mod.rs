@@ -44,7 +44,7 @@ pub use attach::AttachPoint;
 pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
-pub use hooks::{DisplacedHook, HookFault};
+pub use hooks::{DisplacedHook, HookFault, HookWatch};
 pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
 pub use sweep::{Survey, Sweep};

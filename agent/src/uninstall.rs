@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use namegate_egress_bpf::datapath::Datapath;
 
-use crate::cli::NodeArgs;
+use crate::cli::{NodeArgs, cni_socket};
 use crate::endpoints::netlink;
 use crate::lock::AgentLock;
 use crate::{link, preflight, remembered};
@@ -39,6 +39,7 @@ pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     let run_dir = args.run_dir();
     remove_file(&remembered::path(&run_dir))?;
     remove_file(&remembered::draft(&remembered::path(&run_dir)))?;
+    remove_file(&cni_socket(&args.socket()))?;
     remove_file(&args.socket())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -43,16 +43,31 @@ pub(super) struct Socket {
     pub(super) path: SocketPath,
 }
 
-/// Removes the socket where it is still the one that was made.
+/// Removes the socket where it is still the one that was made: another agent may have put its own
+/// there.
 #[derive(Debug)]
-pub(super) struct SocketPath(PathBuf);
+pub(super) struct SocketPath {
+    path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
+}
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(path = %self.0.display(), %error, "the socket stays");
+        let path = &self.path;
+        let removed = match file(path) {
+            Ok(found) if found == self.file => fs::remove_file(path),
+            Ok(_) => Err(io::Error::other("it is another one")),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::debug!(path = %path.display(), %error, "the socket stays");
         }
     }
+}
+
+fn file(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 impl Socket {
@@ -71,11 +86,13 @@ impl Socket {
         let placed = fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&draft, path))
             .and_then(|()| listener.set_nonblocking(true));
-        if let Err(source) = placed {
-            let _ = fs::remove_file(&draft);
-            return Err(failed(source));
+        match placed.and_then(|()| file(path)) {
+            Ok(file) => Ok(Self { listener, path: SocketPath { path: path.to_owned(), file } }),
+            Err(source) => {
+                let _ = fs::remove_file(&draft);
+                Err(failed(source))
+            }
         }
-        Ok(Self { listener, path: SocketPath(path.to_owned()) })
     }
 }
 
@@ -102,6 +119,19 @@ mod tests {
         let socket = Socket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
+        assert!(!path.exists());
+        fs::remove_dir(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_another_agent_stays() {
+        let path = mk_path("other");
+        let socket = Socket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = Socket::bind(&path).unwrap();
+        drop(socket);
+        assert!(UnixStream::connect(&path).is_ok(), "the other agent can be asked");
+        drop(other);
         assert!(!path.exists());
         fs::remove_dir(path.parent().unwrap()).unwrap();
     }

@@ -72,6 +72,15 @@ fn versioned() -> Router<Context> {
         .merge(why::routes())
 }
 
+/// Whether the agent enforces: what the CNI plugin asks besides.
+pub fn health_router(context: Context) -> Router {
+    Router::new()
+        .merge(health::routes())
+        .fallback(failure::no_such_path)
+        .method_not_allowed_fallback(failure::no_such_method)
+        .with_state(context)
+}
+
 /// What a scraper may see over the network: metrics and health alone.
 pub fn scrape_router(context: Context) -> Router {
     Router::new()

@@ -18,8 +18,12 @@ use tokio::sync::{Semaphore, oneshot};
 use super::listen::{self, Socket, SocketPath};
 use super::stall::Unstalled;
 
-/// Connections of one listener at once; more wait to be accepted.
+/// Connections of the socket at once, and of scrapers; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Connections of the CNI plugin at once, each of which waits for a pod's policy: more than a kubelet
+/// starts pods, and few enough for the files that a process may open.
+const PLUGINS_MAX: usize = 512;
 
 /// How long a client may take to say what it wants.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Places {
     /// The socket.
     pub socket: PathBuf,
+    /// The socket of the CNI plugin: pods that wait take nobody's place, and nobody takes theirs.
+    pub cni: PathBuf,
     /// Where scrapers come in, if they may.
     pub metrics: Option<SocketAddr>,
 }
@@ -44,6 +50,8 @@ pub struct Places {
 pub struct Routers {
     /// On the socket: everything.
     pub socket: Router,
+    /// On that of the CNI plugin: what it asks.
+    pub cni: Router,
     /// Over TCP: what a scraper may see.
     pub scrape: Router,
 }
@@ -53,7 +61,7 @@ pub struct Routers {
 pub struct Server {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _socket: SocketPath,
+    _sockets: [SocketPath; 2],
 }
 
 impl Server {
@@ -64,16 +72,19 @@ impl Server {
         beside: impl Future<Output = ()> + Send + 'static,
     ) -> anyhow::Result<Self> {
         let Socket { listener, path } = Socket::bind(&places.socket)?;
+        let Socket { listener: plugins, path: cni_path } = Socket::bind(&places.cni)?;
         let scrapers = places.metrics.map(listen::tcp).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime of the socket")?;
-        let (local, remote) = {
+        let (local, plugins, remote) = {
             let _guard = runtime.enter();
             let local = UnixListener::from_std(listener).context("cannot watch the socket")?;
+            let plugins = UnixListener::from_std(plugins)
+                .context("cannot watch the socket of the CNI plugin")?;
             let remote = scrapers.map(TcpListener::from_std).transpose();
-            (local, remote.context("cannot watch --metrics-listen")?)
+            (local, plugins, remote.context("cannot watch --metrics-listen")?)
         };
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
@@ -81,7 +92,8 @@ impl Server {
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::spawn(beside);
-                    tokio::spawn(answer_local(local, routers.socket));
+                    tokio::spawn(answer_local(local, routers.socket, CONNECTIONS_MAX));
+                    tokio::spawn(answer_local(plugins, routers.cni, PLUGINS_MAX));
                     if let Some(remote) = remote {
                         tokio::spawn(answer_remote(remote, routers.scrape));
                     }
@@ -90,7 +102,7 @@ impl Server {
                 });
             })
             .context("cannot start the thread of the socket")?;
-        Ok(Self { end: Some(end), thread: Some(thread), _socket: path })
+        Ok(Self { end: Some(end), thread: Some(thread), _sockets: [path, cni_path] })
     }
 }
 
@@ -105,8 +117,8 @@ impl Drop for Server {
     }
 }
 
-async fn answer_local(listener: UnixListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn answer_local(listener: UnixListener, router: Router, connections_max: usize) {
+    let slots = Arc::new(Semaphore::new(connections_max));
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -45,7 +45,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let shared = Shared::new(desk, registry, log.clone());
     let (cni_routes, demands) = cni::desk::routes();
     let routers = Routers {
-        socket: admin::router(shared.clone()).merge(cni_routes),
+        // Plugins of an earlier agent's list ask here.
+        socket: admin::router(shared.clone()).merge(cni_routes.clone()),
+        cni: admin::health_router(shared.clone()).merge(cni_routes),
         scrape: admin::scrape_router(shared.clone()),
     };
     let recent = shared.recent.clone().keep(shared.log.listen());

@@ -172,7 +172,8 @@ pub struct AgentArgs {
     /// How long a pod may take to come under policy before it fails to start, with --cni-lists
     #[arg(long, env = "NAMEGATE_CNI_WAIT", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     pub cni_wait: Duration,
-    /// Where the node finds the agent's socket, if not where the agent does
+    /// Where the node finds the agent's socket for the CNI plugin, if not where the agent does: beside
+    /// --socket, with .cni.sock in the place of .sock
     #[arg(long, env = "NAMEGATE_CNI_SOCKET", value_name = "FILE")]
     pub cni_socket: Option<PathBuf>,
     /// Where on the node the agent keeps its things
@@ -251,13 +252,14 @@ impl AgentArgs {
     /// Where the agent can be asked.
     pub fn places(&self) -> Places {
         let socket = self.socket.clone().unwrap_or_else(|| self.node.socket());
-        Places { socket, metrics: self.metrics_listen }
+        let cni = cni_socket(&socket);
+        Places { socket, cni, metrics: self.metrics_listen }
     }
 
     /// The CNI plugin among those of the node; `None` where it is not to be there.
     pub fn chain(&self) -> Option<Chain> {
         let place = self.node.cni_place()?;
-        let socket = self.places().socket;
+        let socket = self.places().cni;
         let fails_closed = self.cni_failure_policy == CniFailure::Fail;
         let seen = self.cni_socket.as_ref().unwrap_or(&socket);
         let entry = chain::entry(seen, fails_closed, self.cni_wait);
@@ -290,6 +292,11 @@ impl NodeArgs {
             PathBuf::from("/run/namegate").join(name.trim_matches(['-', '.']))
         })
     }
+}
+
+/// The socket of the CNI plugin, beside the agent's.
+pub fn cni_socket(socket: &Path) -> PathBuf {
+    socket.with_extension("cni.sock")
 }
 
 /// An interface name that leaves room for the peer's suffix (IFNAMSIZ is 16 with the final zero).

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-pub use agent_args::{AgentArgs, Attach, CniFailure, Guard, NodeArgs};
+pub use agent_args::{AgentArgs, Attach, CniFailure, Guard, NodeArgs, cni_socket};
 pub use audit_args::AuditArgs;
 pub use check::{CheckArgs, Output};
 pub use client::{AskArgs, Client, ClientError, Format};

@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     fn mk_entry() -> Value {
-        entry(Path::new("/run/namegate/namegate.sock"), true, Duration::from_secs(10))
+        entry(Path::new("/run/namegate/namegate.cni.sock"), true, Duration::from_secs(10))
     }
 
     #[test]

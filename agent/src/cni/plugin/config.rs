@@ -12,7 +12,7 @@ use super::reply::{Code, Refusal};
 use crate::cni::protocol::Attachment;
 
 /// Where the agent listens where the entry does not say.
-const SOCKET: &str = "/run/namegate/namegate.sock";
+const SOCKET: &str = "/run/namegate/namegate.cni.sock";
 
 /// How long to wait for a pod's policy where the entry does not say.
 const WAIT: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 mod set;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use set::IdentitySet;
@@ -67,6 +68,8 @@ pub struct Identities {
     next: u32,
     /// Those that came or went since [`Identities::take_changed`].
     changed: BTreeSet<Identity>,
+    /// The numbers that an earlier owner gave out, by address.
+    former: BTreeMap<IpAddr, Identity>,
 }
 
 impl Default for Identities {
@@ -76,21 +79,39 @@ impl Default for Identities {
             in_use: BTreeMap::new(),
             next: Identity::FIRST_WORKLOAD.0,
             changed: BTreeSet::new(),
+            former: BTreeMap::new(),
         }
     }
 }
 
 impl Identities {
-    /// The identity of `labels` for one pod more. A number given back is not given out again before
-    /// all others were.
-    pub fn acquire(&mut self, labels: WorkloadLabels) -> Identity {
+    /// Goes on from the numbers that an earlier owner gave to addresses: labels that are first seen
+    /// at one of these get its number, and numbers that the earlier owner never gave out begin above
+    /// all of them. So whoever still goes by its numbers takes nobody for another.
+    pub fn continue_from(&mut self, mut former: BTreeMap<IpAddr, Identity>) {
+        former.retain(|_, identity| !identity.is_reserved());
+        let last = former.values().max().map_or(0, |identity| identity.0);
+        self.next = self.next.max(last.checked_add(1).unwrap_or(Identity::FIRST_WORKLOAD.0));
+        self.former = former;
+    }
+
+    /// Ends what [`Identities::continue_from`] began: addresses say nothing from here on.
+    pub fn forget_former(&mut self) {
+        self.former = BTreeMap::new();
+    }
+
+    /// The identity of `labels` for one pod more, which has these addresses. A number given back is
+    /// not given out again before all others were.
+    pub fn acquire(&mut self, labels: WorkloadLabels, addresses: &[IpAddr]) -> Identity {
         if let Some(&identity) = self.by_labels.get(&labels) {
             if let Some((_, users)) = self.in_use.get_mut(&identity) {
                 *users += 1;
             }
             return identity;
         }
-        let identity = self.unused();
+        let former = addresses.iter().find_map(|address| self.former.get(address).copied());
+        let former = former.filter(|identity| !self.in_use.contains_key(identity));
+        let identity = former.unwrap_or_else(|| self.unused());
         let labels = Arc::new(labels);
         self.by_labels.insert(Arc::clone(&labels), identity);
         self.in_use.insert(identity, (labels, 1));
@@ -153,9 +174,9 @@ mod tests {
     #[test]
     fn an_identity_lives_as_long_as_a_pod_has_it() {
         let mut identities = Identities::default();
-        let web = identities.acquire(mk_labels("web"));
-        assert_eq!(identities.acquire(mk_labels("web")), web, "same labels, same identity");
-        assert_ne!(identities.acquire(mk_labels("db")), web);
+        let web = identities.acquire(mk_labels("web"), &[]);
+        assert_eq!(identities.acquire(mk_labels("web"), &[]), web, "same labels, same identity");
+        assert_ne!(identities.acquire(mk_labels("db"), &[]), web);
         identities.release(web);
         assert_eq!(
             identities.labels(web).map(|l| &**l),
@@ -164,16 +185,39 @@ mod tests {
         );
         identities.release(web);
         assert_eq!(identities.labels(web), None);
-        assert_ne!(identities.acquire(mk_labels("web")), web, "numbers are not reused at once");
+        assert_ne!(
+            identities.acquire(mk_labels("web"), &[]),
+            web,
+            "numbers are not reused at once"
+        );
+    }
+
+    #[test]
+    fn an_earlier_owners_numbers_stay_with_their_addresses() {
+        let [web, db, gone] =
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|text| text.parse().unwrap());
+        let former = [(web, Identity(300)), (db, Identity(301)), (gone, Identity(700))];
+        let mut identities = Identities::default();
+        identities.continue_from(former.into());
+        assert_eq!(identities.acquire(mk_labels("db"), &[db]), Identity(301), "as it was");
+        assert_eq!(identities.acquire(mk_labels("new"), &[]), Identity(701), "nobody's before");
+        assert_eq!(
+            identities.acquire(mk_labels("relabelled"), &[db]),
+            Identity(702),
+            "301 is taken"
+        );
+        assert_eq!(identities.acquire(mk_labels("web"), &[web]), Identity(300));
+        identities.forget_former();
+        assert_eq!(identities.acquire(mk_labels("later"), &[gone]), Identity(703));
     }
 
     #[test]
     fn numbers_wrap_around_what_is_in_use_and_what_is_reserved() {
         let mut identities = Identities::default();
-        let first = identities.acquire(mk_labels("first"));
+        let first = identities.acquire(mk_labels("first"), &[]);
         identities.next = u32::MAX;
-        assert_eq!(identities.acquire(mk_labels("last")).number(), u32::MAX);
-        let wrapped = identities.acquire(mk_labels("wrapped"));
+        assert_eq!(identities.acquire(mk_labels("last"), &[]).number(), u32::MAX);
+        let wrapped = identities.acquire(mk_labels("wrapped"), &[]);
         assert_eq!(wrapped.number(), first.number() + 1);
     }
 }

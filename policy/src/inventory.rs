@@ -63,6 +63,16 @@ struct KnownPod {
 }
 
 impl Inventory {
+    /// See [`Identities::continue_from`].
+    pub fn continue_from(&mut self, former: BTreeMap<IpAddr, Identity>) {
+        self.identities.continue_from(former);
+    }
+
+    /// See [`Identities::forget_former`].
+    pub fn forget_former(&mut self) {
+        self.identities.forget_former();
+    }
+
     /// Adds or replaces a namespace; its pods' identities follow its labels.
     pub fn upsert_namespace(&mut self, namespace: Namespace) {
         let name = Arc::clone(&namespace.name);
@@ -371,13 +381,14 @@ impl Inventory {
             || Namespace::new(Arc::clone(namespace), BTreeMap::new()).labels,
             |known| Arc::clone(&known.labels),
         );
-        Some(self.identities.acquire(WorkloadLabels {
+        let labels = WorkloadLabels {
             namespace: Arc::clone(namespace),
             namespace_labels,
             pod_labels: Arc::clone(&pod.labels),
             service_account: Arc::clone(&pod.service_account),
             named_ports: pod.named_ports.clone(),
-        }))
+        };
+        Some(self.identities.acquire(labels, &pod.addresses))
     }
 
     fn identify_pods_of(&mut self, namespace: &Arc<str>) {

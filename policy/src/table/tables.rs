@@ -148,6 +148,19 @@ impl Tables {
         Self { cluster, ..self }
     }
 
+    /// The identities that an earlier owner gave to addresses, to go on from. To be said before the
+    /// first object, and taken back by [`Tables::forget_former`] after those that there are.
+    #[must_use]
+    pub fn with_former(mut self, former: BTreeMap<IpAddr, Identity>) -> Self {
+        self.inventory.continue_from(former);
+        self
+    }
+
+    /// Ends what [`Tables::with_former`] began.
+    pub fn forget_former(&mut self) {
+        self.inventory.forget_former();
+    }
+
     /// Adds or replaces an object. Policies are large, and kept as they are.
     pub fn upsert(&mut self, object: &Arc<Object>) {
         let inventory = &mut self.inventory;

@@ -11,8 +11,8 @@ pub const CONFIG_RANGES: u32 = 1;
 /// it they are dropped.
 pub const CONFIG_OTHER_PROTOCOLS: u32 = 1 << 1;
 
-/// [`Config::flags`]: some address or service could not be written, so that one that is not found is
-/// not known to be nobody's.
+/// [`Config::flags`]: some address, service or resolver could not be written, so that one that is not
+/// found is not known to be nobody's.
 pub const CONFIG_INCOMPLETE: u32 = 1 << 2;
 
 /// What the whole program knows: the one row of `CONFIG`.

@@ -2,11 +2,14 @@
 //! hold the port), and the lowest set bit decides.
 
 use super::question::{Port, Question};
-use super::{Case, IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps};
+use super::{
+    Case, IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_UNKNOWN, IDENTITY_WORLD, Maps,
+    is_incomplete,
+};
 use crate::abi::{
-    Address, CONFIG_INCOMPLETE, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS,
-    LEVELS, NO_CLAUSE, NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet,
-    TABLE_ANY_PEER, TABLE_CIDRS, TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey, WORDS,
+    Address, CONFIG_RANGES, CidrKey, Direction, DropReason, LEVEL_SHIFTS, LEVELS, NO_CLAUSE,
+    NameKey, PORT_CLASSES_MAX, PeerKey, PeerKind, PortKey, RuleSet, TABLE_ANY_PEER, TABLE_CIDRS,
+    TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey, WORDS,
 };
 
 /// The number of tiers that a rule can be passed over in, and one.
@@ -112,11 +115,11 @@ pub(super) fn identity<M: Maps>(maps: &M, remote: &Address) -> u32 {
     if let Some(identity) = maps.identity(remote) {
         return identity;
     }
-    let flags = maps.config().map_or(0, |config| config.flags);
-    if flags & CONFIG_INCOMPLETE != 0 {
+    let config = maps.config();
+    if is_incomplete(config) {
         return IDENTITY_UNKNOWN;
     }
-    if flags & CONFIG_RANGES != 0
+    if config.is_some_and(|config| config.flags & CONFIG_RANGES != 0)
         && let Some(identity) = maps.range_identity(remote)
     {
         return identity;

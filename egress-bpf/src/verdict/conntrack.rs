@@ -267,6 +267,10 @@ fn settle<M: Maps>(
     case: &Case,
     outcome: Result<(), DropReason>,
 ) -> Result<Pass, DropReason> {
+    // Nobody can say yet: the flow is neither let through nor cut before somebody can.
+    if let Err(DropReason::Incomplete) = outcome {
+        return Err(DropReason::Incomplete);
+    }
     // Gone by now only if user space removed it in between: the next packet finds it absent.
     let flow = maps.flow(&case.key).ok_or(DropReason::NoFlow)?;
     flow.generation = case.generation;

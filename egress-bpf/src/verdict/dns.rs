@@ -3,7 +3,7 @@
 //! A lookup of a governed endpoint towards a known resolver is rewritten to the proxy's address and
 //! a port that names the resolver's slot; the answer's source port names it again. No state is kept.
 
-use super::{Maps, Scene, Verdict};
+use super::{Maps, Scene, Verdict, is_incomplete};
 use crate::abi::{Address, Config, Direction, DropReason, RESOLVERS_MAX};
 use crate::packet::{Headers, Kind, Piece};
 
@@ -45,7 +45,8 @@ fn lookup<M: Maps>(
         return Ok(None);
     }
     let Some(slot) = maps.resolver_slot(&headers.destination) else {
-        return Ok(None);
+        // It may be a resolver that is not written.
+        return if is_incomplete(config) { Err(DropReason::Incomplete) } else { Ok(None) };
     };
     if let Piece::First = headers.piece {
         return Err(DropReason::DnsFragment);

@@ -34,8 +34,9 @@ use crate::packet::{Embedded, Headers, Kind, Packet, Piece};
 /// Number of the identity of the node itself; `namegate_policy::identity::Identity::HOST`.
 pub const IDENTITY_HOST: u32 = 1;
 
-/// Stands for the identity of an address that is not found while not every address is known.
-const IDENTITY_UNKNOWN: u32 = 0;
+/// Stands for the identity of an address that is not found while not every address is known, and is
+/// written for one that somebody has whom not every table knows: it closes.
+pub const IDENTITY_UNKNOWN: u32 = 0;
 
 /// Number of the identity of the API server outside of the cluster;
 /// `namegate_policy::identity::Identity::KUBE_APISERVER`.
@@ -424,6 +425,12 @@ pub fn admit<P: Packet, M: Maps>(
     case.is_translated = endpoint.flags & ENDPOINT_TRANSLATED != 0;
     read?;
     source::check(packet, maps, &case.headers, endpoint, scene.direction)
+}
+
+/// Whether some address, service or resolver is not written, so that one that is not found may be any.
+#[inline(always)]
+fn is_incomplete(config: Option<&Config>) -> bool {
+    config.is_some_and(|config| config.flags & crate::abi::CONFIG_INCOMPLETE != 0)
 }
 
 /// Whether `config` lets other IP protocols be judged.

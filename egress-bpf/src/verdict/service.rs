@@ -6,7 +6,7 @@
 //! backend; and one under the backend, which leads what comes back to the first.
 
 use super::conntrack::flow_is_expired;
-use super::{Case, Maps, Scene, Way, dns};
+use super::{Case, IDENTITY_HOST, Maps, Scene, Way, dns, is_incomplete};
 use crate::abi::{
     Address, BackendKey, DropReason, FLOW_REVOKED, Flow, FlowKey, ROLE_HAIRPIN,
     ROLE_HAIRPIN_SERVER, ROLE_REPLY, ROLE_TRANSLATED, SERVICE_AFFINE, ServiceKey,
@@ -38,7 +38,13 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
         return Ok(());
     }
     let Some(service) = maps.service(&key(case)) else {
-        return Ok(());
+        // A port of the node may be that of a service that is not written.
+        let is_node = maps.identity(&case.remote) == Some(IDENTITY_HOST);
+        return if is_node && is_incomplete(maps.config()) {
+            Err(DropReason::Incomplete)
+        } else {
+            Ok(())
+        };
     };
     let is_affine = service.flags & SERVICE_AFFINE != 0;
     let place = place(&case.key, service.backends, is_affine);

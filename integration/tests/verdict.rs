@@ -179,7 +179,7 @@ fn address_that_does_not_fit_is_closed() -> Result<()> {
     let error = datapath.put_identities(&addresses).expect_err("the map is full");
     ensure!(matches!(error, DatapathError::Full { map: "IPCACHE", .. }), "{error}");
     datapath.set_complete(false)?;
-    let written = datapath.identities()?;
+    let written = datapath.addresses()?;
     let missing = addresses.keys().find(|address| !written.contains_key(address)).copied();
     let missing = missing.context("none is missing")?;
     ensure!(twin.syn(missing, 1_000)? == RanVerdict::Drop, "{missing} may be anybody");

@@ -11,6 +11,7 @@ use anyhow::Context;
 use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, StartError, Timeouts};
 use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
 use namegate_policy::identity::Identity;
+use namegate_policy::object::Object;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -105,7 +106,9 @@ pub(super) async fn start(
     if datapath.is_taken_over() {
         tracing::info!(endpoints = inherited.len(), "taking over from an earlier agent");
     }
-    let leftovers = datapath.identities().context("cannot read the addresses of pods")?;
+    let leftovers = datapath.addresses().context("cannot read the addresses of pods")?;
+    let former: BTreeMap<IpAddr, Identity> =
+        leftovers.iter().filter_map(|(address, who)| Some((*address, (*who)?))).collect();
     let leftover_names = datapath.names().context("cannot read the learned addresses")?;
     let classes = leftover_names.values().map(|entry| entry.class.max(entry.live_class));
     let first_class = classes.max().unwrap_or(0).saturating_add(1);
@@ -113,8 +116,13 @@ pub(super) async fn start(
     let state = State::new(super::settings(args, &link, node_name)?)
         .with_learned(registry.learned().clone())
         .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
-        .with_search(resolvers::search_domains(&super::resolv_conf()));
-    let apply = Apply::new(datapath, inherited, tables, first_class);
+        .with_search(resolvers::search_domains(&super::resolv_conf()))
+        .with_former(former.clone());
+    let is_judged_here = !tables.is_empty();
+    let mut apply = Apply::new(datapath, inherited, tables, first_class);
+    if is_judged_here {
+        apply = apply.with_former(former);
+    }
     let mut books = Box::new(Books::new(state, apply, Arc::clone(&registry)));
     let mut agent = Agent {
         shelf,
@@ -150,7 +158,8 @@ pub(super) async fn start(
     if let Some((_, view)) = &mut agent.reporting {
         view.note(&changes);
     }
-    let mut effects = books.state.handle(Event::Objects(changes), now);
+    let mut effects = books.state.handle(Event::Objects(namespaces_first(changes)), now);
+    books.state.forget_former();
     let wanted_first = effects.wanted.clone().unwrap_or_default();
     let town = watcher.look(&wanted_first).await.context("cannot look at the node's interfaces")?;
     effects.absorb(books.state.handle(Event::Town(town), now));
@@ -200,6 +209,13 @@ pub(super) async fn start(
     Ok(agent)
 }
 
+/// The same changes in an order in which each pod has its identity at once: its namespace's labels
+/// are part of it.
+fn namespaces_first(mut changes: Changes) -> Changes {
+    changes.upserts.sort_by_key(|object| !matches!(**object, Object::Namespace(_)));
+    changes
+}
+
 /// Keeps the channel of a source that tells nothing more open.
 fn keep_open(changes: mpsc::Sender<Changes>) -> JoinHandle<()> {
     tokio::spawn(async move { changes.closed().await })
@@ -209,11 +225,7 @@ fn open_datapath(
     args: &AgentArgs,
     link: &ProxyLink,
 ) -> anyhow::Result<(Datapath, namegate_egress_bpf::datapath::Events)> {
-    let options = Options {
-        pin_root: args.node.pin_dir.clone(),
-        attach_point: args.attach.point(),
-        ..Options::default()
-    };
+    let options = Options { attach_point: args.attach.point(), ..args.maps.options(&args.node) };
     let (mut datapath, events) =
         Datapath::open(&options).context("cannot load the kernel program")?;
     datapath.check_attach(link.index).context("cannot attach the kernel program")?;

@@ -56,6 +56,10 @@ impl Kernel for Datapath {
         Self::put_identities(self, entries)
     }
 
+    fn close_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        Self::close_addresses(self, addresses)
+    }
+
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
         Self::remove_identities(self, addresses)
     }

@@ -1,6 +1,6 @@
 //! Identities that come to and go from a table in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,42 +33,101 @@ impl<K: Kernel> Apply<K> {
         outcome: &mut Outcome,
     ) {
         // One that was never written is tried again as a whole.
-        let Some(in_force) = self.identities.get_mut(&identity) else { return };
-        let number = in_force.table;
-        let Some(changes) = RowChanges::in_place(number, &in_force.policy, &table) else {
+        let Some(in_force) = self.identities.get(&identity) else { return };
+        let Some(changes) = self.changes_in_place(identity, &table) else {
             let held = in_force.book.entries();
             let names = held.filter_map(|(at, _)| Some((at.into(), in_force.rules(at)?))).collect();
             self.replace_table(identity, &TableEffect { table, names }, later, outcome);
             return;
         };
-        in_force.policy = table;
-        outcome.changed_tables += 1;
-        let RowChanges { upsert, delete } = changes;
-        self.change_rows(identity, number, &RowChanges { upsert, delete: Vec::new() }, outcome);
-        later.gone.push((identity, number, delete));
+        self.change_rows(identity, table, changes, later, outcome);
     }
 
-    pub(super) fn remove_gone(&mut self, later: &mut Later, outcome: &mut Outcome) {
-        for (identity, table, delete) in std::mem::take(&mut later.gone) {
-            let changes = RowChanges { delete, ..RowChanges::default() };
-            self.change_rows(identity, table, &changes, outcome);
-        }
+    /// Puts a table in force that was not, or could not be: rows that could not be written into the
+    /// one in force are tried there again, since a table beside it would take as much room again.
+    pub(super) fn renew_table(
+        &mut self,
+        identity: Identity,
+        effect: TableEffect,
+        later: &mut Later,
+        outcome: &mut Outcome,
+    ) {
+        let waits_for_rows = self
+            .identities
+            .get(&identity)
+            .is_some_and(|in_force| !in_force.unsettled.is_empty() && !in_force.is_unsure)
+            && !self.behind.contains(&identity);
+        let changes = self.changes_in_place(identity, &effect.table).filter(|_| waits_for_rows);
+        let Some(changes) = changes else {
+            self.replace_table(identity, &effect, later, outcome);
+            return;
+        };
+        self.change_rows(identity, effect.table, changes, later, outcome);
+        let live = |rules: NameRules| (!rules.live.is_empty()).then_some(rules);
+        let names = effect.names.into_iter().map(|(address, rules)| (address, live(rules)));
+        later.names.push((identity, names.collect()));
     }
 
-    /// What cannot be written leaves rows of old and new: the whole table is tried again.
+    /// The rows in which the table in force differs from `table`; `None` where it differs in more.
+    fn changes_in_place(&self, identity: Identity, table: &PolicyTable) -> Option<RowChanges> {
+        let in_force = self.identities.get(&identity)?;
+        let mut changes = RowChanges::in_place(in_force.table, &in_force.policy, table)?;
+        changes.restate(table, &in_force.unsettled);
+        Some(changes)
+    }
+
+    /// Writes the rows of identities that came. What cannot be written leaves rows of old and new: all
+    /// of them are tried again.
     fn change_rows(
         &mut self,
         identity: Identity,
-        table: u32,
-        changes: &RowChanges,
+        policy: Arc<PolicyTable>,
+        changes: RowChanges,
+        later: &mut Later,
         outcome: &mut Outcome,
     ) {
-        if *changes == RowChanges::default() {
+        let Some(number) = self.identities.get(&identity).map(|in_force| in_force.table) else {
             return;
+        };
+        outcome.changed_tables += 1;
+        let RowChanges { upsert, delete } = changes;
+        let more = RowChanges { upsert, delete: Vec::new() };
+        let written = self.write_rows(number, &more);
+        let Some(in_force) = self.identities.get_mut(&identity) else { return };
+        in_force.lacks_rows = written.is_err();
+        if let Err(error) = written {
+            in_force.unsettled.extend(more.upsert.keys().chain(&delete));
+            let what = format!("policy table of identity {}", identity.number());
+            self.try_again(identity, outcome.fail(&what, &error));
+        } else {
+            in_force.policy = policy;
+            in_force.unsettled = delete.iter().copied().collect();
         }
-        if let Err(error) = self.kernel.change_identities(table, changes) {
-            outcome.fail(&format!("policy table of identity {}", identity.number()), &error);
-            self.retry.identities.insert(identity);
+        // Those that went make room, for one that did not fit above all.
+        later.gone.push((identity, number, delete));
+    }
+
+    fn write_rows(&mut self, table: u32, changes: &RowChanges) -> Result<(), K::Error> {
+        if changes.is_empty() { Ok(()) } else { self.kernel.change_identities(table, changes) }
+    }
+
+    /// Removes the rows of identities that went.
+    pub(super) fn remove_gone(&mut self, later: &mut Later, outcome: &mut Outcome) {
+        for (identity, number, delete) in std::mem::take(&mut later.gone) {
+            let less = RowChanges { delete, ..RowChanges::default() };
+            let written = self.write_rows(number, &less);
+            let gone: BTreeSet<PeerKey> = less.delete.into_iter().collect();
+            let in_force = self.identities.get_mut(&identity);
+            let Some(in_force) = in_force.filter(|in_force| in_force.table == number) else {
+                continue;
+            };
+            match written {
+                Ok(()) => in_force.unsettled.retain(|row| !gone.contains(row)),
+                Err(error) => {
+                    let what = format!("policy table of identity {}", identity.number());
+                    self.try_again(identity, outcome.fail(&what, &error));
+                }
+            }
         }
     }
 
@@ -86,7 +145,8 @@ impl<K: Kernel> Apply<K> {
             if let Err(error) = self.kernel.set_endpoint(row) {
                 outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
                 let again = EndpointEffect::Enforce(spec.clone());
-                self.retry.endpoints.insert(*ifindex, again);
+                // What it is to become, where that waits already, comes first.
+                self.retry.endpoints.entry(*ifindex).or_insert(again);
             }
         }
         self.next_generation = next;

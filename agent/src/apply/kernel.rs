@@ -65,14 +65,18 @@ pub trait Kernel {
     /// Takes the programs off an interface; one that is gone is no error.
     fn detach(&mut self, ifindex: u32) -> Result<(), Self::Error>;
 
-    /// Writes who addresses are.
+    /// Writes who addresses are. Where one cannot be written, no address stays somebody else's.
     fn put_identities(&mut self, entries: &BTreeMap<IpAddr, Identity>) -> Result<(), Self::Error>;
+
+    /// Writes that nobody knows who addresses are, which closes them to new flows. Where one cannot
+    /// be written, it stays nobody else's.
+    fn close_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Self::Error>;
 
     /// Forgets who addresses are.
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), Self::Error>;
 
-    /// Says whether every address and service is written; while they are not, an address that is not
-    /// found may be anybody's.
+    /// Says whether every address, service and resolver is written; while they are not, an address
+    /// that is not found may be anybody's.
     fn set_complete(&mut self, is_complete: bool) -> Result<(), Self::Error>;
 
     /// Makes these the services that are translated.

@@ -4,9 +4,12 @@
 //! endpoint's row swaps; the old table goes last. Where only identities came to or went from the peers
 //! of clauses, their rows are changed in the table in force: those that come before their addresses
 //! are known, those that go after these are forgotten, and then flows are judged again. What cannot be
-//! written is reported, leaves what was in force in force, and is tried again.
+//! written is reported, leaves what was in force in force, and is tried again. Where what is in force
+//! knows less than it should, what it does not know is closed.
 
+mod addresses;
 mod datapath;
+mod endpoints;
 mod in_place;
 mod kernel;
 mod names;
@@ -22,10 +25,11 @@ use namegate_egress_bpf::compile::{NameBook, NameWrites, TableRows};
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
-use namegate_policy::table::{ClauseTier, PolicyTable};
+use namegate_policy::table::PolicyTable;
 
 pub use kernel::{EndpointRow, Kernel};
 
+use addresses::Addresses;
 use in_place::Later;
 use names::InForce;
 
@@ -49,15 +53,21 @@ pub struct Apply<K> {
     retry: Retry,
     /// Whose table in force is not the one that names are judged by: the newer one could not be written.
     behind: BTreeSet<Identity>,
-    /// Whether the kernel was told that every address and service is written; `None` where what it was
-    /// told last is not known.
+    addresses: Addresses,
+    /// Whether the kernel was told that every address, service and resolver is written; `None` where
+    /// what it was told last is not known.
     told_complete: Option<bool>,
+    /// Whether endpoints of an earlier agent wait to be taken over or let go.
+    is_taking_over: bool,
 }
 
 /// What could not be written.
 #[derive(Debug, Default)]
 struct Retry {
-    identities: BTreeSet<Identity>,
+    /// Whose table is tried again as a whole, and why.
+    identities: BTreeMap<Identity, String>,
+    /// Learned addresses of identities that nobody has any more.
+    retired: Vec<(Identity, NameWrites)>,
     endpoints: BTreeMap<u32, EndpointEffect>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
@@ -107,6 +117,7 @@ impl<K: Kernel> Apply<K> {
         tables: BTreeSet<u32>,
         first_class: u32,
     ) -> Self {
+        let is_taking_over = !inherited.is_empty();
         let above = |numbers: &mut dyn Iterator<Item = u32>| numbers.max().unwrap_or(0) + 1;
         Self {
             kernel,
@@ -120,8 +131,17 @@ impl<K: Kernel> Apply<K> {
             stale_tables: tables,
             retry: Retry::default(),
             behind: BTreeSet::new(),
+            addresses: Addresses::default(),
             told_complete: None,
+            is_taking_over,
         }
+    }
+
+    /// The same where the tables taken over lie in the same maps, and go by these identities of
+    /// addresses.
+    #[must_use]
+    pub fn with_former(self, former: BTreeMap<IpAddr, Identity>) -> Self {
+        Self { addresses: Addresses::of_former(former), ..self }
     }
 
     /// The kernel's side.
@@ -148,12 +168,15 @@ impl<K: Kernel> Apply<K> {
             && retry.resolvers.is_none()
             && retry.rejudge == Rejudge::default()
             && retry.services.is_none()
-            && self.told_complete.is_some())
+            && retry.retired.is_empty()
+            && self.removable_tables().is_empty()
+            && self.told_complete.is_some()
+            && !self.addresses.are_held())
     }
 
     /// The identities whose tables have to be tried again.
     pub fn retry_identities(&self) -> BTreeSet<Identity> {
-        self.retry.identities.clone()
+        self.retry.identities.keys().copied().collect()
     }
 
     /// Whether the policy in force on an interface is the last one that was asked for.
@@ -163,7 +186,7 @@ impl<K: Kernel> Apply<K> {
         let wanted = self.identities.get(&identity).map(|in_force| in_force.table);
         table.is_some()
             && table == wanted
-            && !self.retry.identities.contains(&identity)
+            && !self.retry.identities.contains_key(&identity)
             && !self.retry.endpoints.contains_key(&ifindex)
     }
 
@@ -189,9 +212,13 @@ impl<K: Kernel> Apply<K> {
         }
         for (identity, effect) in effects.tables {
             self.retry.identities.remove(&identity);
-            self.replace_table(identity, &effect, &mut later, &mut outcome);
+            self.renew_table(identity, effect, &mut later, &mut outcome);
         }
-        self.write_ipcache(effects.ipcache, &mut outcome);
+        let are_moving = effects.endpoints.iter().any(|(ifindex, effect)| {
+            let known = self.endpoints.get(ifindex).zip(effect.spec());
+            known.is_some_and(|((known, _), spec)| known.identity != spec.identity)
+        });
+        self.write_addresses(effects.ipcache, are_moving, &mut outcome);
         self.write_services(effects.services, &mut outcome);
         self.tell_complete(&mut outcome);
         self.remove_gone(&mut later, &mut outcome);
@@ -203,22 +230,34 @@ impl<K: Kernel> Apply<K> {
             }
         }
         self.swap_tables(&mut outcome);
+        self.open_addresses(&mut outcome);
         self.judge_again(&rejudge, first_generation, &mut outcome);
         for (identity, names) in later.names {
             self.write_all_names(identity, names, &mut outcome);
         }
         self.write_places(effects.names, &mut outcome);
+        for (identity, writes) in retry.retired {
+            self.forget_names(identity, writes, &mut outcome);
+        }
         for identity in effects.retired {
             self.retire(identity, &mut outcome);
         }
         self.remove_stale_tables(&mut outcome);
+        for reason in self.retry.identities.values() {
+            // What waits for its turn to be tried again is still so.
+            if !outcome.failures.contains(reason) {
+                outcome.failures.push(reason.clone());
+            }
+        }
         outcome
     }
 
     /// Ends the take-over of endpoints that this agent does not know.
     pub fn finish_take_over(&mut self, unknown: Unknown) -> Outcome {
         let mut outcome = Outcome::default();
+        self.is_taking_over = false;
         if unknown == Unknown::Stay {
+            self.open_addresses(&mut outcome);
             return outcome;
         }
         let inherited: Vec<u32> = self.inherited.keys().copied().collect();
@@ -229,6 +268,7 @@ impl<K: Kernel> Apply<K> {
                 self.drop_endpoint(ifindex, &mut outcome);
             }
         }
+        self.open_addresses(&mut outcome);
         self.remove_stale_tables(&mut outcome);
         outcome
     }
@@ -255,8 +295,9 @@ impl<K: Kernel> Apply<K> {
         self.next_table += 1;
         let what = || format!("policy table of identity {}", identity.number());
         if let Err(error) = self.kernel.install(table, &TableRows::compile(table, &effect.table)) {
-            outcome.fail(&what(), &error);
-            self.retry.identities.insert(identity);
+            self.try_again(identity, outcome.fail(&what(), &error));
+            // Rows of it may be left.
+            self.stale_tables.insert(table);
             self.behind.insert(identity);
             return;
         }
@@ -280,15 +321,18 @@ impl<K: Kernel> Apply<K> {
             if let Some(known) = self.identities.get_mut(&identity) {
                 known.is_unsure = true;
             }
-            outcome.failures.push(format!("learned addresses of {}: {error}", what()));
+            let reason = format!("learned addresses of {}: {error}", what());
+            outcome.failures.push(reason.clone());
+            self.try_again(identity, reason);
             self.stale_tables.insert(table);
-            self.retry.identities.insert(identity);
             self.behind.insert(identity);
             return;
         }
         self.behind.remove(&identity);
         let is_unsure = self.identities.get(&identity).is_some_and(|known| known.is_unsure);
-        let in_force = InForce { table, policy: Arc::clone(&effect.table), book, is_unsure };
+        let policy = Arc::clone(&effect.table);
+        let unsettled = BTreeSet::new();
+        let in_force = InForce { table, policy, book, is_unsure, unsettled, lacks_rows: false };
         let old = self.identities.insert(identity, in_force);
         let is_first = old.is_none();
         self.stale_tables.extend(old.map(|old| old.table));
@@ -305,23 +349,6 @@ impl<K: Kernel> Apply<K> {
         }
     }
 
-    fn write_ipcache(
-        &mut self,
-        changes: BTreeMap<IpAddr, Option<Identity>>,
-        outcome: &mut Outcome,
-    ) {
-        let gone: Vec<IpAddr> =
-            changes.iter().filter(|(_, who)| who.is_none()).map(|(address, _)| *address).collect();
-        let known: BTreeMap<IpAddr, Identity> =
-            changes.iter().filter_map(|(address, who)| Some((*address, (*who)?))).collect();
-        let written =
-            self.kernel.remove_identities(&gone).and_then(|()| self.kernel.put_identities(&known));
-        if let Err(error) = written {
-            outcome.fail("addresses of pods", &error);
-            self.retry.ipcache = changes;
-        }
-    }
-
     fn write_services(
         &mut self,
         services: Option<Arc<BTreeMap<ServiceKey, ServiceEntry>>>,
@@ -335,120 +362,6 @@ impl<K: Kernel> Apply<K> {
         }
     }
 
-    /// Tells the kernel whether an address that it does not find is known to be nobody's.
-    fn tell_complete(&mut self, outcome: &mut Outcome) {
-        let is_complete = self.retry.ipcache.is_empty() && self.retry.services.is_none();
-        if self.told_complete == Some(is_complete) {
-            return;
-        }
-        self.told_complete = match self.kernel.set_complete(is_complete) {
-            Ok(()) => Some(is_complete),
-            Err(error) => {
-                outcome.fail("the mark that addresses are missing", &error);
-                None
-            }
-        };
-    }
-
-    /// Writes an endpoint's row, then attaches: an interface with programs and no row drops.
-    fn put_endpoint(&mut self, ifindex: u32, spec: EndpointSpec, outcome: &mut Outcome) {
-        let Some(in_force) = self.identities.get(&spec.identity) else {
-            // Its table could not be written: tried again with it, and closed until then.
-            outcome.failures.push(format!("Pod {}: its policy is not in place", spec.pod));
-            let is_its_own = match (self.endpoints.get(&ifindex), self.inherited.get(&ifindex)) {
-                (Some((known, _)), _) => known.pod == spec.pod,
-                (None, Some(row)) => row.addresses == spec.addresses,
-                (None, None) => false,
-            };
-            // What was in force for the pod stays; what was for another is not for this one.
-            let kept =
-                if is_its_own { self.kernel.attach(ifindex) } else { self.kernel.close(ifindex) };
-            if let Err(error) = kept {
-                outcome.fail(&format!("interface {}", spec.interface), &error);
-            }
-            self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
-            return;
-        };
-        let (table, is_dns_governed) = (in_force.table, in_force.policy.names.is_governed());
-        // Whom nothing governs is left to whoever else translates.
-        let is_translated =
-            in_force.policy.egress.iter().any(|clause| clause.tier != ClauseTier::Open);
-        let same_pod = |row: &EndpointRow| row.addresses == spec.addresses && row.mac == spec.mac;
-        let epoch = match (self.endpoints.get(&ifindex), self.inherited.get(&ifindex)) {
-            (Some((old, row)), _) if old.pod == spec.pod && same_pod(row) => row.epoch,
-            (None, Some(row)) if same_pod(row) => row.epoch,
-            _ => {
-                self.next_epoch += 1;
-                self.next_epoch - 1
-            }
-        };
-        let row = EndpointRow {
-            ifindex,
-            identity: spec.identity,
-            table,
-            generation: self.generation(),
-            epoch,
-            is_dns_governed,
-            is_translated,
-            mac: spec.mac,
-            addresses: spec.addresses.clone(),
-        };
-        let written = self.kernel.set_endpoint(&row).and_then(|()| self.kernel.attach(ifindex));
-        match written {
-            Ok(()) => {
-                outcome.swaps += 1;
-                self.inherited.remove(&ifindex);
-                self.endpoints.insert(ifindex, (spec, row));
-            }
-            Err(error) => {
-                outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
-                self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
-            }
-        }
-    }
-
-    fn drop_endpoint(&mut self, ifindex: u32, outcome: &mut Outcome) {
-        let written =
-            self.kernel.detach(ifindex).and_then(|()| self.kernel.remove_endpoint(ifindex));
-        self.forget_endpoint(ifindex);
-        if let Err(error) = written {
-            outcome.fail(&format!("interface {ifindex}"), &error);
-            self.retry.endpoints.insert(ifindex, EndpointEffect::Release);
-        }
-    }
-
-    fn close_endpoint(&mut self, ifindex: u32, outcome: &mut Outcome) {
-        let written = self.kernel.close(ifindex);
-        self.forget_endpoint(ifindex);
-        if let Err(error) = written {
-            outcome.fail(&format!("interface {ifindex}, whose pod is gone"), &error);
-            self.retry.endpoints.insert(ifindex, EndpointEffect::Close);
-        }
-    }
-
-    fn forget_endpoint(&mut self, ifindex: u32) {
-        self.endpoints.remove(&ifindex);
-        self.inherited.remove(&ifindex);
-    }
-
-    /// Switches every endpoint whose identity has another table.
-    fn swap_tables(&mut self, outcome: &mut Outcome) {
-        let behind: Vec<u32> = self
-            .endpoints
-            .iter()
-            .filter(|(_, (spec, row))| {
-                let known = self.identities.get(&spec.identity);
-                known.is_some_and(|known| known.table != row.table)
-            })
-            .map(|(ifindex, _)| *ifindex)
-            .collect();
-        for ifindex in behind {
-            if let Some((spec, _)) = self.endpoints.get(&ifindex).cloned() {
-                self.put_endpoint(ifindex, spec, outcome);
-            }
-        }
-    }
-
     fn retire(&mut self, identity: Identity, outcome: &mut Outcome) {
         self.retry.identities.remove(&identity);
         self.behind.remove(&identity);
@@ -458,46 +371,59 @@ impl<K: Kernel> Apply<K> {
         for address in held {
             gone.book.remove(address, &mut writes);
         }
-        if let Err(error) = self.kernel.write_names(&writes) {
-            outcome.fail(&format!("learned addresses of identity {}", identity.number()), &error);
-        }
         self.stale_tables.insert(gone.table);
+        self.forget_names(identity, writes, outcome);
     }
 
-    fn remove_stale_tables(&mut self, outcome: &mut Outcome) {
+    fn forget_names(&mut self, identity: Identity, writes: NameWrites, outcome: &mut Outcome) {
+        if let Err(error) = self.kernel.write_names(&writes) {
+            outcome.fail(&format!("learned addresses of identity {}", identity.number()), &error);
+            self.retry.retired.push((identity, writes));
+        }
+    }
+
+    /// Has the identity's table tried again as a whole.
+    fn try_again(&mut self, identity: Identity, reason: String) {
+        self.retry.identities.insert(identity, reason);
+    }
+
+    /// The tables that nothing uses and that are there still.
+    fn removable_tables(&self) -> Vec<u32> {
         let in_use: BTreeSet<u32> = self
             .endpoints
             .values()
             .map(|(_, row)| row.table)
             .chain(self.inherited.values().map(|row| row.table))
             .collect();
-        let removable: Vec<u32> = self.stale_tables.difference(&in_use).copied().collect();
-        for table in removable {
+        self.stale_tables.difference(&in_use).copied().collect()
+    }
+
+    fn remove_stale_tables(&mut self, outcome: &mut Outcome) {
+        for table in self.removable_tables() {
             match self.kernel.remove_table(table) {
                 Ok(()) => {
                     self.stale_tables.remove(&table);
                     outcome.removed_tables.insert(table);
                 }
-                Err(error) => outcome.fail(&format!("policy table {table}"), &error),
+                Err(error) => {
+                    outcome.fail(&format!("policy table {table}"), &error);
+                }
             }
         }
-    }
-
-    fn generation(&mut self) -> u32 {
-        self.next_generation += 1;
-        self.next_generation - 1
     }
 }
 
 impl Outcome {
-    fn fail(&mut self, what: &str, error: &dyn std::error::Error) {
+    /// Adds a failure, and returns it as it is told.
+    fn fail(&mut self, what: &str, error: &dyn std::error::Error) -> String {
         let mut text = format!("{what}: {error}");
         let mut source = error.source();
         while let Some(cause) = source {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        self.failures.push(text);
+        self.failures.push(text.clone());
+        text
     }
 }
 

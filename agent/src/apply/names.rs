@@ -1,11 +1,11 @@
 //! What learned addresses open, in force and on its way there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use namegate_egress_bpf::abi::Address;
+use namegate_egress_bpf::abi::{Address, PeerKey};
 use namegate_egress_bpf::compile::{NameBook, NameWrites};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
@@ -23,6 +23,10 @@ pub(super) struct InForce {
     /// Whether the kernel may have other rows than `book`, after a failed write: everything is told
     /// again then.
     pub(super) is_unsure: bool,
+    /// Rows of identities that the kernel may or may not have, after a failed write.
+    pub(super) unsettled: BTreeSet<PeerKey>,
+    /// Whether some of these are rows that it should have.
+    pub(super) lacks_rows: bool,
 }
 
 impl InForce {
@@ -117,11 +121,10 @@ impl<K: Kernel> Apply<K> {
         }
         let Some(error) = failure else { return !is_behind };
         in_force.is_unsure = true;
-        outcome
-            .failures
-            .push(format!("learned addresses of identity {}: {error}", identity.number()));
+        let reason = format!("learned addresses of identity {}: {error}", identity.number());
+        outcome.failures.push(reason.clone());
         outcome.unwritten.extend(unwritten);
-        self.retry.identities.insert(identity);
+        self.try_again(identity, reason);
         false
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use namegate_egress_bpf::datapath::AttachPoint;
 
-use super::{AuditArgs, duration};
+use super::{AuditArgs, MapArgs, duration};
 use crate::admin::{DEFAULT_SOCKET, Places};
 use crate::cni::chain::{self, Chain, Place};
 use crate::resolvers::ResolverGroup;
@@ -176,6 +176,9 @@ pub struct AgentArgs {
     /// --socket, with .cni.sock in the place of .sock
     #[arg(long, env = "NAMEGATE_CNI_SOCKET", value_name = "FILE")]
     pub cni_socket: Option<PathBuf>,
+    /// How large the kernel's maps are
+    #[command(flatten)]
+    pub maps: MapArgs,
     /// Where on the node the agent keeps its things
     #[command(flatten)]
     pub node: NodeArgs,

@@ -11,7 +11,7 @@ use namegate_egress_bpf::abi::{
 use namegate_egress_bpf::compile::{NameWrites, RowChanges, TableRows};
 use namegate_egress_bpf::datapath::{EndpointEntry, FlowEvent, ServiceEntry};
 use namegate_egress_bpf::sim::Simulation;
-use namegate_egress_bpf::verdict::{Scene, Verdict};
+use namegate_egress_bpf::verdict::{IDENTITY_UNKNOWN, Scene, Verdict};
 use namegate_policy::identity::Identity;
 use namegate_policy::oracle::{Circumstances, Flow};
 use namegate_policy::time::Timestamp;
@@ -145,6 +145,12 @@ impl Kernel for Simulated {
 
     fn put_identities(&mut self, entries: &BTreeMap<IpAddr, Identity>) -> Result<(), Infallible> {
         let rows = entries.iter().map(|(ip, identity)| (Address::from(*ip), identity.number()));
+        self.sim.ipcache.extend(rows);
+        Ok(())
+    }
+
+    fn close_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Infallible> {
+        let rows = addresses.iter().map(|ip| (Address::from(*ip), IDENTITY_UNKNOWN));
         self.sim.ipcache.extend(rows);
         Ok(())
     }

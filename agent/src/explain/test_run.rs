@@ -200,6 +200,10 @@ impl Kernel for TestRun {
         self.datapath.put_identities(entries)
     }
 
+    fn close_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        self.datapath.close_addresses(addresses)
+    }
+
     fn remove_identities(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
         self.datapath.remove_identities(addresses)
     }

@@ -204,6 +204,18 @@ impl State {
         Self { tables: self.tables.with_search(search), ..self }
     }
 
+    /// The same as the successor of an agent that had these identities at addresses, until
+    /// [`State::forget_former`].
+    #[must_use]
+    pub fn with_former(self, former: BTreeMap<IpAddr, Identity>) -> Self {
+        Self { tables: self.tables.with_former(former), ..self }
+    }
+
+    /// Ends what [`State::with_former`] began: to be said when the first objects are taken.
+    pub fn forget_former(&mut self) {
+        self.tables.forget_former();
+    }
+
     /// Takes one event and says what has to change.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
         match event {

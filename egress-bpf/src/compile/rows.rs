@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use namegate_policy::identity::Identity;
 use namegate_policy::table::{Clause, ClauseAction, ClauseTier, PolicyTable};
 
 use super::{cidr, ports};
@@ -141,6 +142,27 @@ impl RowChanges {
         }
     }
 
+    /// Adds what these rows of identities are in `policy`, whatever the kernel has of them.
+    pub fn restate(&mut self, policy: &PolicyTable, rows: &BTreeSet<PeerKey>) {
+        for row in rows {
+            let clauses = match Direction::from_number(row.direction) {
+                Some(Direction::Ingress) => &policy.ingress,
+                Some(Direction::Egress) | None => &policy.egress,
+            };
+            let identity = Identity::new(row.class);
+            let is_meant = |clause: &Clause| {
+                identity.is_some_and(|identity| clause.peers.identities.contains(identity))
+            };
+            let meant = numbered(clauses).filter(|(_, clause)| is_meant(clause));
+            let rules = RuleSet::of(meant.map(|(bit, _)| bit));
+            if !rules.is_empty() {
+                self.upsert.insert(*row, rules);
+            } else if !self.delete.contains(row) {
+                self.delete.push(*row);
+            }
+        }
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -179,7 +201,7 @@ fn header(clauses: &[Clause]) -> Table {
 #[cfg(test)]
 mod tests {
     use namegate_policy::dns::{ClusterNames, NamePolicy};
-    use namegate_policy::identity::{Identity, IdentitySet};
+    use namegate_policy::identity::IdentitySet;
     use namegate_policy::name::DnsName;
     use namegate_policy::table::{ClausePeers, ClausePorts};
     use proptest::collection::{btree_set, vec};

@@ -10,6 +10,7 @@ use aya::Pod;
 use aya::maps::MapData;
 
 use super::error::DatapathError;
+use super::seam;
 
 const BPF_MAP_LOOKUP_ELEM: i64 = 1;
 const BPF_MAP_UPDATE_ELEM: i64 = 2;
@@ -113,6 +114,9 @@ impl<K: Pod, V: Pod> Rows<K, V> {
 
     /// Writes one entry where there is none, and says whether there was none.
     pub(super) fn put_new(&self, key: &K, value: &V) -> Result<bool, DatapathError> {
+        if let Some(fault) = seam::write_fault() {
+            return Err(self.write_failed(fault, 0, 1));
+        }
         let (at, from) = (std::ptr::from_ref(key) as u64, std::ptr::from_ref(value) as u64);
         match self.element(BPF_MAP_UPDATE_ELEM, at, from, BPF_NOEXIST) {
             Ok(()) => Ok(true),
@@ -123,6 +127,9 @@ impl<K: Pod, V: Pod> Rows<K, V> {
 
     /// Writes one entry.
     pub(super) fn put(&self, key: &K, value: &V) -> Result<(), DatapathError> {
+        if let Some(fault) = seam::write_fault() {
+            return Err(self.write_failed(fault, 0, 1));
+        }
         self.element(
             BPF_MAP_UPDATE_ELEM,
             std::ptr::from_ref(key) as u64,
@@ -134,6 +141,9 @@ impl<K: Pod, V: Pod> Rows<K, V> {
 
     /// Removes one entry and says whether it was there.
     pub(super) fn remove(&self, key: &K) -> Result<bool, DatapathError> {
+        if let Some(fault) = seam::write_fault() {
+            return Err(self.failed("remove from", fault));
+        }
         match self.element(BPF_MAP_DELETE_ELEM, std::ptr::from_ref(key) as u64, 0, 0) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -147,6 +157,12 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         let wanted = keys.len().min(values.len());
         if wanted == 0 {
             return Ok(());
+        }
+        if let Some(fault) = seam::write_fault() {
+            // In its midst.
+            let written = wanted / 2;
+            self.put_each(&keys[..written], &values[..written])?;
+            return Err(self.write_failed(fault, written, wanted));
         }
         let mut attr = BatchAttr {
             keys: keys.as_ptr() as u64,
@@ -184,6 +200,11 @@ impl<K: Pod, V: Pod> Rows<K, V> {
     /// Removes entries; those that are not there are no error.
     pub(super) fn remove_all(&self, keys: &[K]) -> Result<(), DatapathError> {
         let mut left = keys;
+        if !left.is_empty()
+            && let Some(fault) = seam::write_fault()
+        {
+            return Err(self.failed("remove from", fault));
+        }
         while !left.is_empty() {
             let mut attr = BatchAttr {
                 keys: left.as_ptr() as u64,

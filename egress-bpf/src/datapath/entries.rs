@@ -14,6 +14,7 @@ use crate::abi::{
     NameEntry, NameKey, PeerKey, RESOLVERS_MAX, RuleSet,
 };
 use crate::compile::NameWrites;
+use crate::verdict::IDENTITY_UNKNOWN;
 
 impl Datapath {
     /// Writes what does not belong to an endpoint.
@@ -70,7 +71,7 @@ impl Datapath {
     }
 
     /// Writes who addresses are. Where an identity is a new one to a table in force, its rows come
-    /// before this.
+    /// before this. Where one cannot be written, no address stays somebody else's.
     pub fn put_identities(
         &mut self,
         entries: &BTreeMap<IpAddr, Identity>,
@@ -79,7 +80,34 @@ impl Datapath {
             .iter()
             .map(|(address, identity)| (Address::from(*address), identity.number()))
             .unzip();
-        self.maps.ipcache.put_all(&addresses, &identities)
+        self.write_identities(&addresses, &identities)
+    }
+
+    /// Writes that nobody knows who these addresses are: new flows with them are dropped, whatever a
+    /// table says of an address that is not found.
+    pub fn close_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        let addresses: Vec<Address> = addresses.iter().copied().map(Address::from).collect();
+        self.write_identities(&addresses, &vec![IDENTITY_UNKNOWN; addresses.len()])
+    }
+
+    fn write_identities(
+        &mut self,
+        addresses: &[Address],
+        identities: &[u32],
+    ) -> Result<(), DatapathError> {
+        let Err(mut failure) = self.maps.ipcache.put_all(addresses, identities) else {
+            return Ok(());
+        };
+        let written = if let DatapathError::Full { written, .. } = failure { written } else { 0 };
+        for address in addresses.iter().skip(written) {
+            // A row that is there takes no room to write over.
+            if self.maps.ipcache.put(address, &IDENTITY_UNKNOWN).is_err()
+                && let Err(error) = self.maps.ipcache.remove(address)
+            {
+                failure = error;
+            }
+        }
+        Err(failure)
     }
 
     /// Forgets who addresses are.
@@ -88,8 +116,10 @@ impl Datapath {
         self.maps.ipcache.remove_all(&addresses)
     }
 
-    /// Says whether every address and service is written. While they are not, a new flow with an
-    /// address that is not found is dropped: it may be anybody's.
+    /// Says whether every address, service and resolver is written. While they are not, a new flow
+    /// with an address that is not found is dropped, for it may be anybody's, and so is what goes to
+    /// the node from endpoints whose services are translated, and a lookup of governed endpoints that
+    /// goes to no resolver that is known.
     pub fn set_complete(&mut self, is_complete: bool) -> Result<(), DatapathError> {
         let Some(mut config) = self.maps.config.get(&0)? else {
             return Ok(());
@@ -101,12 +131,12 @@ impl Datapath {
         self.maps.config.put(&0, &config)
     }
 
-    /// Who addresses are, as the kernel has it.
-    pub fn identities(&self) -> Result<BTreeMap<IpAddr, Identity>, DatapathError> {
+    /// Who addresses are, as the kernel has it; `None` for those that are closed.
+    pub fn addresses(&self) -> Result<BTreeMap<IpAddr, Option<Identity>>, DatapathError> {
         let rows = self.maps.ipcache.read_all()?;
         Ok(rows
             .into_iter()
-            .filter_map(|(address, number)| Some((address.into(), Identity::new(number)?)))
+            .map(|(address, number)| (address.into(), Identity::new(number)))
             .collect())
     }
 

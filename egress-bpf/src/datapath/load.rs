@@ -88,7 +88,8 @@ impl Datapath {
         loader
             .map_max_entries("NAMES", options.names_max)
             .map_max_entries("FLOWS", options.flows_max)
-            .map_max_entries("IPCACHE", options.addresses_max);
+            .map_max_entries("IPCACHE", options.addresses_max)
+            .map_max_entries("PEERS", options.peers_max);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| DatapathError::Load { source: Box::new(source) })?;
@@ -117,8 +118,10 @@ impl Datapath {
             endpoints: BTreeMap::new(),
             tables: BTreeMap::new(),
             services: BTreeMap::new(),
+            stale_lists: Vec::new(),
             next_list: 0,
-            flows_max: options.flows_max,
+            // Pinned maps have the size that they were made with.
+            flows_max: maps.flows.capacity()?,
             maps,
         };
         Ok((datapath, events))

@@ -47,6 +47,8 @@ pub use events::{Events, FlowEvent, Reason};
 pub use hooks::{DisplacedHook, HookFault, HookWatch};
 pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
+#[cfg(debug_assertions)]
+pub use seam::fail_writes;
 pub use sweep::{Survey, Sweep};
 
 use crate::abi::{
@@ -73,6 +75,8 @@ pub struct Options {
     pub flows_max: u32,
     /// Addresses of pods and nodes.
     pub addresses_max: u32,
+    /// Rows of policy tables that name pods by their labels, all endpoints together.
+    pub peers_max: u32,
 }
 
 /// Learned addresses that the kernel takes unless told otherwise: more than all identities hold, for what
@@ -89,6 +93,7 @@ impl Default for Options {
             names_max: NAMES_MAX,
             flows_max: 131_072,
             addresses_max: 524_288,
+            peers_max: 1_048_576,
         }
     }
 }
@@ -168,6 +173,8 @@ pub struct Datapath {
     endpoints: BTreeMap<u32, EndpointEntry>,
     tables: BTreeMap<u32, RowKeys>,
     services: BTreeMap<ServiceKey, Written>,
+    /// Lists of backends that no service names.
+    stale_lists: Vec<Service>,
     /// The first number that no list of backends has.
     next_list: u32,
     flows_max: u32,

@@ -1,5 +1,6 @@
 //! Looking at what the kernel counts and remembers, from any thread and without the owner's.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap};
@@ -10,7 +11,7 @@ use super::counters::{Counters, Hits, read_counters, read_hits};
 use super::error::DatapathError;
 use super::load::mistyped;
 use super::services::Written;
-use super::tables::RowKeys;
+use super::tables::{RowKeys, hits_failed};
 use crate::abi::{Flow, FlowKey, HitKey, QuotaKey};
 
 /// How much of a map is in use, as far as user space wrote it.
@@ -69,6 +70,29 @@ impl Datapath {
         ];
         let fill = |(map, used, max)| Fill { map, used: used as u64, max: u64::from(max) };
         Ok(counted.into_iter().map(fill).collect())
+    }
+}
+
+impl Datapath {
+    /// How many rows each map has that policies, pods and services fill, as the kernel has them. Reads
+    /// all of them.
+    pub fn rows(&self) -> Result<BTreeMap<&'static str, usize>, DatapathError> {
+        let maps = &self.maps;
+        let hits = maps.hits.keys().collect::<Result<Vec<_>, _>>();
+        let hits = hits.map_err(|source| hits_failed("list", source))?;
+        Ok(BTreeMap::from([
+            ("ENDPOINTS", maps.endpoints.read_all()?.len()),
+            ("IPCACHE", maps.ipcache.read_all()?.len()),
+            ("TABLES", maps.tables.read_all()?.len()),
+            ("PEERS", maps.peers.read_all()?.len()),
+            ("CIDRS", maps.cidrs.read_all()?.len()),
+            ("PORTS", maps.ports.read_all()?.len()),
+            ("NAMES", maps.names.read_all()?.len()),
+            ("SERVICES", maps.services.read_all()?.len()),
+            ("BACKENDS", maps.backends.read_all()?.len()),
+            ("RESOLVERS", maps.resolvers.read_all()?.len()),
+            ("HITS", hits.len()),
+        ]))
     }
 }
 

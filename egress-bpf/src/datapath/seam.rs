@@ -1,7 +1,44 @@
 //! What tests change about a running agent. Builds without debug assertions, releases among them, have
 //! none of it.
 
+use std::io;
+
 use crate::abi::ABI_VERSION;
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// How many writes succeed before some fail, and how many fail.
+    static FAILING: std::cell::Cell<(u64, u64)> = const { std::cell::Cell::new((0, 0)) };
+}
+
+/// Lets `count` writes of this thread to maps fail after `before` that do not, as if the kernel had no
+/// memory for them; returns what is left of what was said last.
+#[cfg(debug_assertions)]
+pub fn fail_writes(before: u64, count: u64) -> (u64, u64) {
+    FAILING.replace((before, count))
+}
+
+/// Why the write that is about to be made fails, where it does.
+#[cfg(debug_assertions)]
+pub(super) fn write_fault() -> Option<io::Error> {
+    FAILING.with(|failing| match failing.get() {
+        (_, 0) => None,
+        (0, count) => {
+            failing.set((0, count - 1));
+            Some(io::Error::from_raw_os_error(libc::ENOMEM))
+        }
+        (before, count) => {
+            failing.set((before - 1, count));
+            None
+        }
+    })
+}
+
+/// Why the write that is about to be made fails, where it does.
+#[cfg(not(debug_assertions))]
+pub(super) const fn write_fault() -> Option<io::Error> {
+    None
+}
 
 /// The version whose directory the pins lie in; another one makes two runs of one build take over from
 /// each other as builds of different versions do.

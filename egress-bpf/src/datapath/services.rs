@@ -28,12 +28,13 @@ impl Datapath {
         &mut self,
         wanted: &BTreeMap<ServiceKey, ServiceEntry>,
     ) -> Result<(), DatapathError> {
+        self.remove_stale_lists()?;
         let gone: Vec<ServiceKey> =
             self.services.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         for key in gone {
             self.maps.services.remove(&key)?;
             if let Some(old) = self.services.remove(&key) {
-                self.maps.remove_list(&old.row)?;
+                self.stale_lists.push(old.row);
             }
         }
         for (key, entry) in wanted {
@@ -41,11 +42,22 @@ impl Datapath {
                 continue;
             }
             let row = self.write_list(entry)?;
-            self.maps.services.put(key, &row)?;
+            self.maps.services.put(key, &row).inspect_err(|_| self.stale_lists.push(row))?;
             let written = Written { row, entry: entry.clone() };
             if let Some(old) = self.services.insert(*key, written) {
-                self.maps.remove_list(&old.row)?;
+                self.stale_lists.push(old.row);
             }
+            self.remove_stale_lists()?;
+        }
+        self.remove_stale_lists()
+    }
+
+    /// Removes lists that no service names; what cannot be removed is tried again with the next
+    /// change.
+    fn remove_stale_lists(&mut self) -> Result<(), DatapathError> {
+        while let Some(row) = self.stale_lists.last() {
+            self.maps.remove_list(row)?;
+            self.stale_lists.pop();
         }
         Ok(())
     }
@@ -72,10 +84,7 @@ impl Datapath {
         let keys: Vec<BackendKey> =
             (0..u32::from(count)).map(|place| BackendKey { list, place }).collect();
         let written = self.maps.backends.put_all(&keys, &entry.backends);
-        if written.is_err() {
-            self.maps.remove_list(&row)?;
-        }
-        written.map(|()| row)
+        written.inspect_err(|_| self.stale_lists.push(row)).map(|()| row)
     }
 }
 

@@ -11,7 +11,7 @@ use namegate_policy::identity::Identity;
 
 use super::error::DatapathError;
 use super::pods::CidrTrieKey;
-use super::{Datapath, EndpointEntry, Maps};
+use super::{Datapath, EndpointEntry, Maps, seam};
 use crate::abi::{
     ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, ENDPOINT_TRANSLATED,
     Endpoint, HitKey, Mac, PeerKey, PortKey, QuotaKey, RuleSet, TableKey,
@@ -30,7 +30,7 @@ pub(super) struct RowKeys {
 
 impl Datapath {
     /// Writes all rows of a table that no endpoint names. Where one cannot be written, those that
-    /// were are removed.
+    /// were are removed; where that fails, too, [`Datapath::remove_table`] does it later.
     pub fn install(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
         if self.tables.contains_key(&table) {
             return Err(DatapathError::TableExists { table });
@@ -83,17 +83,19 @@ impl Datapath {
         if let Some(endpoint) = self.endpoints.values().find(|entry| entry.table == table) {
             return Err(DatapathError::TableInUse { table, ifindex: endpoint.ifindex });
         }
-        let Some(keys) = self.tables.remove(&table) else {
+        let Some(keys) = self.tables.get(&table) else {
             return Ok(());
         };
         let maps = &mut self.maps;
-        maps.tables.remove_all(&Vec::from_iter(keys.tables))?;
-        maps.peers.remove_all(&Vec::from_iter(keys.peers))?;
-        maps.cidrs.remove_all(&Vec::from_iter(keys.cidrs))?;
-        maps.ports.remove_all(&Vec::from_iter(keys.ports))?;
-        for key in keys.hits {
-            maps.remove_hit(&key)?;
+        maps.tables.remove_all(&Vec::from_iter(keys.tables.iter().copied()))?;
+        maps.peers.remove_all(&Vec::from_iter(keys.peers.iter().copied()))?;
+        maps.cidrs.remove_all(&Vec::from_iter(keys.cidrs.iter().copied()))?;
+        maps.ports.remove_all(&Vec::from_iter(keys.ports.iter().copied()))?;
+        for key in &keys.hits {
+            maps.remove_hit(key)?;
         }
+        // Known until nothing is left of it, so that a removal that failed can be tried again.
+        self.tables.remove(&table);
         Ok(())
     }
 
@@ -191,10 +193,16 @@ impl Maps {
         })?;
         let zeroes = PerCpuValues::try_from(vec![0; cpus])
             .map_err(|source| DatapathError::Map { map: "HITS", what: "size", source })?;
+        if let Some(source) = seam::write_fault() {
+            return Err(DatapathError::Map { map: "HITS", what: "write to", source });
+        }
         self.hits.insert(key, zeroes, 0).map_err(|source| hits_failed("write to", source))
     }
 
     fn remove_hit(&mut self, key: &HitKey) -> Result<(), DatapathError> {
+        if let Some(source) = seam::write_fault() {
+            return Err(DatapathError::Map { map: "HITS", what: "remove from", source });
+        }
         match self.hits.remove(key) {
             Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
             Err(aya::maps::MapError::SyscallError(error))

@@ -127,7 +127,7 @@ impl Twin {
         let config = &world.settings;
         self.datapath.configure(config)?;
         self.datapath.set_resolvers(&world.resolvers)?;
-        let known: Vec<IpAddr> = self.datapath.identities()?.into_keys().collect();
+        let known: Vec<IpAddr> = self.datapath.addresses()?.into_keys().collect();
         self.datapath.remove_identities(&known)?;
         self.datapath.put_identities(&world.identities)?;
         self.datapath.set_ranges(&world.ranges)?;

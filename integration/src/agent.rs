@@ -141,10 +141,10 @@ impl Agent {
 
     /// Waits until what the pods of `town` learned is on disk.
     pub fn expect_remembered(&self, town: &Town) -> Result<()> {
-        let file = town.lab.file("run").join("learned.json");
+        let file = town.lab.file("run").join("learned.jsonl");
         wait_until("what was learned to be on disk", Duration::from_secs(5), || {
             let content = std::fs::read_to_string(&file).unwrap_or_default();
-            Ok(content.contains("\"address\""))
+            Ok(content.contains("{\"lease\":"))
         })
     }
 

@@ -26,14 +26,12 @@ pub(super) struct Books {
     pub(super) state: State,
     pub(super) apply: Apply<Datapath>,
     pub(super) registry: Arc<Registry>,
-    /// Whether more was learned than is kept on disk.
-    pub(super) has_learned: bool,
     failures: BTreeSet<String>,
 }
 
 impl Books {
     pub(super) fn new(state: State, apply: Apply<Datapath>, registry: Arc<Registry>) -> Self {
-        Self { state, apply, registry, has_learned: false, failures: BTreeSet::new() }
+        Self { state, apply, registry, failures: BTreeSet::new() }
     }
 
     /// What could not be enforced, as of the last writes.
@@ -59,7 +57,6 @@ impl Books {
                 self.state.teach_into(&mut changes, &answer, lesson.now)
             })
             .collect();
-        self.has_learned |= !changes.is_empty();
         let written = self.apply.write_learned(changes);
         let learned = lessons.iter().zip(taught);
         let outcomes = learned

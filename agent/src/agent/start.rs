@@ -28,6 +28,7 @@ use crate::endpoints::{Wanted, Watcher};
 use crate::hooks::HookReport;
 use crate::link::{self, ProxyLink};
 use crate::metrics::Counted;
+use crate::remembered::{Keeper, Restored};
 use crate::resolvers::{self, ResolverGroup};
 use crate::source::Changes;
 use crate::state::{Event, State};
@@ -112,6 +113,9 @@ pub(super) async fn start(
     let leftover_names = datapath.names().context("cannot read the learned addresses")?;
     let classes = leftover_names.values().map(|entry| entry.class.max(entry.live_class));
     let first_class = classes.max().unwrap_or(0).saturating_add(1);
+    let remembered_path = remembered::path(&args.node.run_dir());
+    let keeper = Keeper::start(remembered_path.clone(), registry.learned().clone())
+        .context("cannot start the thread that keeps what is learned")?;
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
     let state = State::new(super::settings(args, &link, node_name)?)
         .with_learned(registry.learned().clone())
@@ -135,8 +139,7 @@ pub(super) async fn start(
             port: args.dns_port,
             groups: args.resolver_groups.clone(),
         },
-        remembered_path: remembered::path(&args.node.run_dir()),
-        remember_from: Instant::now(),
+        keeper,
         retry_from: Instant::now(),
         events_lost: 0,
         wanted,
@@ -163,9 +166,15 @@ pub(super) async fn start(
     let wanted_first = effects.wanted.clone().unwrap_or_default();
     let town = watcher.look(&wanted_first).await.context("cannot look at the node's interfaces")?;
     effects.absorb(books.state.handle(Event::Town(town), now));
-    match remembered::restore(&agent.remembered_path, &mut books.state) {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "learned addresses of an earlier agent are kept"),
+    match remembered::restore(&remembered_path, &mut books.state) {
+        Ok(Restored { leases: 0, unreadable: 0 }) => {}
+        Ok(Restored { leases, unreadable }) => {
+            tracing::info!(
+                count = leases,
+                unreadable,
+                "learned addresses of an earlier agent are kept"
+            );
+        }
         Err(error) => tracing::warn!(%error, "what an earlier agent learned cannot be read"),
     }
     let identities: Vec<Identity> = books.state.tables().keys().copied().collect();

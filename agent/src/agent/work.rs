@@ -33,9 +33,10 @@ use crate::endpoints::{Town, Wanted};
 use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
 use crate::metrics::Metrics;
+use crate::remembered::{Keeper, Pods};
 use crate::source::{Changes, Problem};
-use crate::state::{Claim, Effects, EndpointEffect, Event};
-use crate::{clock, cni, ready_file, remembered, uninstall};
+use crate::state::{Claim, Effects, EndpointEffect, Event, State};
+use crate::{clock, cni, ready_file, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
 const SWEEP: Duration = Duration::from_secs(3);
@@ -63,8 +64,7 @@ pub(super) struct Agent {
     pub(super) proxy: Proxy,
     pub(super) proxy_slots: BTreeMap<u8, IpAddr>,
     pub(super) listen: Listen,
-    pub(super) remembered_path: PathBuf,
-    pub(super) remember_from: Instant,
+    pub(super) keeper: Keeper,
     pub(super) retry_from: Instant,
     pub(super) events_lost: u64,
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
@@ -186,10 +186,8 @@ impl Agent {
         drop(self.lessons);
         self.proxy.shutdown().await;
         let books = self.shelf.take()?;
+        self.keeper.end((!args.detach_on_exit).then(|| pods(&books.state)));
         if !args.detach_on_exit {
-            if let Err(error) = remembered::write(&self.remembered_path, &books.state) {
-                tracing::warn!(%error, "what was learned cannot be kept for a restart");
-            }
             tracing::info!(
                 pins = %args.node.pin_dir.display(),
                 "enforcement goes on; `namegate uninstall` ends it"
@@ -282,7 +280,6 @@ impl Agent {
             }
         }
         let changes_policy = effects.changes_policy();
-        books.has_learned |= !effects.names.is_empty() || !effects.retired.is_empty();
         let tables = effects.tables.len();
         let outcome = books.apply.apply(effects);
         if changes_policy {
@@ -409,17 +406,7 @@ impl Agent {
         if let Some((_, view)) = &mut self.reporting {
             view.update(&books.state, &books.apply);
         }
-        if books.has_learned && Instant::now() >= self.remember_from {
-            let began = Instant::now();
-            match remembered::write(&self.remembered_path, &books.state) {
-                Ok(()) => books.has_learned = false,
-                Err(error) => {
-                    tracing::warn!(%error, "what was learned cannot be kept for a restart")
-                }
-            }
-            // However much there is to write, it takes a fiftieth of a processor at most.
-            self.remember_from = Instant::now() + began.elapsed() * 49;
-        }
+        self.keeper.keep(pods(&books.state));
     }
 
     /// Tries again to stand in for resolvers for which there was no socket.
@@ -463,6 +450,11 @@ async fn seen<T>(looking: &mut Option<JoinHandle<T>>) -> anyhow::Result<T> {
         }
         None => std::future::pending().await,
     }
+}
+
+/// The pods whose identities the next agent knows by them.
+fn pods(state: &State) -> Pods {
+    state.endpoints().values().map(|spec| (spec.pod.clone(), spec.identity)).collect()
 }
 
 fn until(deadline: Option<Timestamp>) -> Duration {

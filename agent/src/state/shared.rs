@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use namegate_policy::learned::Learned;
+use namegate_policy::learned::{Cursor, Learned};
 
 /// What identities learned: written by [`super::State`] alone, and read by whoever names addresses in
 /// records. Both take it for a moment.
@@ -13,6 +13,11 @@ impl SharedLearned {
     /// As it is.
     pub fn read(&self) -> RwLockReadGuard<'_, Learned> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was learned since this was called last; one keeper alone asks.
+    pub fn take_changes(&self) -> Cursor {
+        self.write().take_changes()
     }
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Learned> {

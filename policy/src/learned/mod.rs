@@ -14,18 +14,22 @@
 //! chain of its name and in that of its address, and each identity's pairs are ordered by their
 //! instants: every step costs a logarithm, or the length of one address's or one name's chain.
 
+mod changes;
 mod slab;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use self::changes::Changes;
 use self::slab::Index;
 use self::store::{Instant, Store};
 use crate::identity::Identity;
 use crate::limits;
 use crate::name::DnsName;
 use crate::time::Timestamp;
+
+pub use self::changes::{Cursor, Kept};
 
 /// One address, as one identity learned it.
 pub type Place = (Identity, IpAddr);
@@ -100,6 +104,7 @@ pub struct Learned {
     due: BTreeSet<(Timestamp, Identity)>,
     /// Identities by how many addresses they hold.
     holders: BTreeSet<(usize, Identity)>,
+    changes: Changes,
 }
 
 /// What one identity holds: its pairs by their instants.
@@ -307,6 +312,7 @@ impl Learned {
                 let pair = self.store.link(name, address, instant);
                 if let Some((pair, book)) = pair.zip(self.books.get_mut(&identity)) {
                     book.fresh.insert((instant.at(), pair));
+                    self.changes.note(pair);
                 }
                 self.crowd_out(identity, address, name, evicted);
             }
@@ -326,6 +332,7 @@ impl Learned {
         };
         pair.instant = Instant::fresh(deadline);
         book.fresh.insert((pair.instant.at(), index));
+        self.changes.note(index);
     }
 
     /// Takes the name that ends first from an address that belongs to too many.

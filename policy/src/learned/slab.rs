@@ -56,6 +56,17 @@ impl<T> Slab<T> {
         self.held
     }
 
+    /// How many places there are in all chunks.
+    pub(super) fn places(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
+    /// The number of a place that is in use.
+    pub(super) fn index(&self, place: usize) -> Option<Index> {
+        let index = Index::new(place / CHUNK, place % CHUNK);
+        self.get(index).map(|_| index)
+    }
+
     /// Octets that the places take, used or not.
     #[cfg(test)]
     pub(super) fn octets(&self) -> usize {

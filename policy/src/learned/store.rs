@@ -102,6 +102,16 @@ impl Store {
         self.pairs.get(index)
     }
 
+    /// How many places pairs take, free ones among them.
+    pub(super) fn pair_places(&self) -> usize {
+        self.pairs.places()
+    }
+
+    /// The pair at a place, if there is one.
+    pub(super) fn pair_index(&self, place: usize) -> Option<Index> {
+        self.pairs.index(place)
+    }
+
     pub(super) fn pair_mut(&mut self, index: Index) -> Option<&mut Pair> {
         self.pairs.get_mut(index)
     }

@@ -6,7 +6,8 @@
 //! itself is this package's binary, built for the BPF target by `build.rs`.
 //!
 //! With the feature `host` come `compile` (policy tables to map rows), `sim` (maps in memory) and
-//! `datapath` (loading, pinning, attaching, typed maps: the only module that names aya).
+//! `datapath` (loading, pinning, attaching, typed maps: the only module that names aya). `resident` is
+//! here because this is the one crate that may hold unsafe code.
 
 #![cfg_attr(not(feature = "host"), no_std)]
 #![deny(unsafe_code)]
@@ -17,6 +18,8 @@ pub mod compile;
 #[cfg(feature = "host")]
 pub mod datapath;
 pub mod packet;
+#[cfg(feature = "host")]
+pub mod resident;
 #[cfg(feature = "host")]
 pub mod sim;
 pub mod verdict;

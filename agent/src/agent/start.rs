@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::Context;
 use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, StartError, Timeouts};
 use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
+use namegate_egress_bpf::resident;
 use namegate_policy::identity::Identity;
 use namegate_policy::object::Object;
 use tokio::sync::{mpsc, watch};
@@ -215,6 +216,9 @@ pub(super) async fn start(
         "enforcing"
     );
     agent.shelf.lay(books);
+    if let Err(error) = resident::release_what_the_start_needed() {
+        tracing::debug!(%error, "the memory that the start needed stays");
+    }
     Ok(agent)
 }
 

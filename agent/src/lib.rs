@@ -3,7 +3,7 @@
 //! [`source`] tells what objects there are and [`endpoints`] which interfaces; [`state`] is the single
 //! owner of what follows from them and says what has to change; [`apply`] writes that to the kernel.
 //! [`dns`] and [`flows`] turn decisions into learned addresses and records. [`admin`] answers what
-//! people and programs ask of it. [`agent`] wires these.
+//! people and programs ask of it, and [`map`] draws it for a browser. [`agent`] wires these.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ pub mod hooks;
 pub mod kubernetes;
 pub mod link;
 pub mod lock;
+pub mod map;
 pub mod metrics;
 pub mod preflight;
 mod readiness;

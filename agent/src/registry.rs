@@ -65,6 +65,11 @@ impl Registry {
         self.endpoints.get(&ifindex).map(|entry| entry.value().clone())
     }
 
+    /// All endpoints, in no order: the pod of each, and its identity unless it is closed.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Arc<KnownPod>, Option<Identity>)> + '_ {
+        self.endpoints.iter().map(|entry| entry.value().clone())
+    }
+
     /// The pod with this address.
     pub fn pod(&self, address: IpAddr) -> Option<Arc<KnownPod>> {
         self.pods.get(&address).map(|entry| Arc::clone(entry.value()))

@@ -36,7 +36,7 @@ fn a_pod_that_the_policies_have_no_room_for_is_closed_until_they_have() -> Resul
     let Some(town) = Town::for_test(test)? else { return Ok(()) };
     let manifests = Manifests::cluster(&town.lab)?;
     manifests.write("quarantine.yaml", POLICIES)?;
-    let mut scene = Scene::begin(town, manifests, &["--map-peers", ROWS])?;
+    let mut scene = Scene::begin(town, manifests, &["--peers-max", ROWS])?;
     let echo = (ECHO.v4, ECHO_PORT).into();
     let (checkout, web) = (&scene.town.checkout, &scene.town.web);
     checkout.try_tcp(echo)??;

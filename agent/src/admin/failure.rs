@@ -49,11 +49,11 @@ impl IntoResponse for Failure {
     }
 }
 
-pub(super) async fn no_such_path(uri: Uri) -> Failure {
+pub(crate) async fn no_such_path(uri: Uri) -> Failure {
     Failure::Absent(format!("no such path: {}; is the agent older than this command?", uri.path()))
 }
 
-pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
+pub(crate) async fn no_such_method(method: Method, uri: Uri) -> Response {
     let error = format!("{} does not take {method}", uri.path());
     (StatusCode::METHOD_NOT_ALLOWED, Json(ErrorBody { error })).into_response()
 }

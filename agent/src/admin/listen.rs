@@ -26,8 +26,10 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}; check --metrics-listen")]
+    #[error("cannot listen on {address}; check {option}")]
     Tcp {
+        /// Who asked for it.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -96,9 +98,12 @@ impl Socket {
     }
 }
 
-/// Listens for scrapers.
-pub(super) fn tcp(address: SocketAddr) -> Result<std::net::TcpListener, ListenError> {
-    let failed = |source| ListenError::Tcp { address, source };
+/// Listens on what `option` says.
+pub(super) fn tcp(
+    option: &'static str,
+    address: SocketAddr,
+) -> Result<std::net::TcpListener, ListenError> {
+    let failed = |source| ListenError::Tcp { option, address, source };
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)

@@ -32,6 +32,7 @@ pub use context::Context;
 pub use desk::{Desk, Filling, Question, View};
 pub use endpoints::EndpointItem;
 pub use failure::{ErrorBody, Failure};
+pub(crate) use failure::{no_such_method, no_such_path};
 pub use flows::FlowItem;
 pub use health::Version;
 pub use hits::{HitBook, Tallies, Tally};
@@ -44,7 +45,7 @@ pub use records::{KEPT as RECORDS_KEPT, Recent};
 pub use server::{Places, Routers, Server};
 pub use shared::{AlsoName, OpeningName, SharedAddresses, SharedItem, follow_shared};
 pub use sieve::{VERDICTS, Wanted};
-pub use status::{Finding, Severity, StatusReport};
+pub use status::{Finding, Severity, StatusReport, status};
 pub use why::{ConsideredReport, EndReport, LearnedReport, LookupReport, TargetReport, WhyReport};
 
 /// Everything, for whoever may open the socket.
@@ -53,8 +54,8 @@ pub fn router(context: Context) -> Router {
         .merge(health::routes())
         .merge(scrape::routes())
         .nest("/v1", versioned())
-        .fallback(failure::no_such_path)
-        .method_not_allowed_fallback(failure::no_such_method)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
         .with_state(context)
 }
 
@@ -76,8 +77,8 @@ fn versioned() -> Router<Context> {
 pub fn health_router(context: Context) -> Router {
     Router::new()
         .merge(health::routes())
-        .fallback(failure::no_such_path)
-        .method_not_allowed_fallback(failure::no_such_method)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
         .with_state(context)
 }
 
@@ -86,8 +87,8 @@ pub fn scrape_router(context: Context) -> Router {
     Router::new()
         .merge(health::routes())
         .merge(scrape::routes())
-        .fallback(failure::no_such_path)
-        .method_not_allowed_fallback(failure::no_such_method)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
         .with_state(context)
 }
 

@@ -43,6 +43,8 @@ pub struct Places {
     pub cni: PathBuf,
     /// Where scrapers come in, if they may.
     pub metrics: Option<SocketAddr>,
+    /// Where the service map is, if there is one.
+    pub map: Option<SocketAddr>,
 }
 
 /// What is answered where.
@@ -54,6 +56,8 @@ pub struct Routers {
     pub cni: Router,
     /// Over TCP: what a scraper may see.
     pub scrape: Router,
+    /// The service map, over TCP too.
+    pub map: Router,
 }
 
 /// Answers until it is dropped.
@@ -73,18 +77,27 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let Socket { listener, path } = Socket::bind(&places.socket)?;
         let Socket { listener: plugins, path: cni_path } = Socket::bind(&places.cni)?;
-        let scrapers = places.metrics.map(listen::tcp).transpose()?;
+        let remote = [
+            ("--metrics-listen", places.metrics, routers.scrape),
+            ("--map-listen", places.map, routers.map),
+        ];
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime of the socket")?;
-        let (local, plugins, remote) = {
+        let mut listeners = Vec::new();
+        let (local, plugins) = {
             let _guard = runtime.enter();
+            for (option, address, router) in remote {
+                let Some(address) = address else { continue };
+                let listener = TcpListener::from_std(listen::tcp(option, address)?)
+                    .with_context(|| format!("cannot watch {option}"))?;
+                listeners.push((listener, router));
+            }
             let local = UnixListener::from_std(listener).context("cannot watch the socket")?;
             let plugins = UnixListener::from_std(plugins)
                 .context("cannot watch the socket of the CNI plugin")?;
-            let remote = scrapers.map(TcpListener::from_std).transpose();
-            (local, plugins, remote.context("cannot watch --metrics-listen")?)
+            (local, plugins)
         };
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
@@ -94,8 +107,8 @@ impl Server {
                     tokio::spawn(beside);
                     tokio::spawn(answer_local(local, routers.socket, CONNECTIONS_MAX));
                     tokio::spawn(answer_local(plugins, routers.cni, PLUGINS_MAX));
-                    if let Some(remote) = remote {
-                        tokio::spawn(answer_remote(remote, routers.scrape));
+                    for (listener, router) in listeners {
+                        tokio::spawn(answer_remote(listener, router));
                     }
                     // Ended by a word or by the other side's end.
                     let _ = ended.await;

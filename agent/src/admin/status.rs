@@ -73,6 +73,11 @@ pub(super) fn routes() -> Router<Context> {
 }
 
 async fn report(State(context): State<Context>) -> Result<Json<StatusReport>, Failure> {
+    status(&context).await.map(Json)
+}
+
+/// The agent at this moment.
+pub async fn status(context: &Context) -> Result<StatusReport, Failure> {
     let phase = context.phase.now();
     let mut report = StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -98,7 +103,7 @@ async fn report(State(context): State<Context>) -> Result<Json<StatusReport>, Fa
                   waits for"
                 .to_owned(),
         });
-        return Ok(Json(report));
+        return Ok(report);
     }
     let readings = context.readings().await?;
     let (resolvers, findings) = context.desk.ask(look).await?;
@@ -110,7 +115,7 @@ async fn report(State(context): State<Context>) -> Result<Json<StatusReport>, Fa
     for (verdict, _, _, count) in context.metrics.lookups.decided() {
         *report.lookups.entry(verdict.to_string()).or_default() += count;
     }
-    Ok(Json(report))
+    Ok(report)
 }
 
 fn fill(report: &mut StatusReport, readings: &Readings) {

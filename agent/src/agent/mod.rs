@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use axum::Router;
+use futures_util::future::OptionFuture;
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +23,7 @@ use crate::cli::{AgentArgs, Guard};
 use crate::cni::desk::Demand;
 use crate::link::ProxyLink;
 use crate::lock::AgentLock;
+use crate::map::{self, Map};
 use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
@@ -28,6 +31,7 @@ use crate::{cni, preflight, ready_file, uninstall};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let hosts = args.map.hosts()?;
     preflight::check(&args.node.pin_dir, args.manifests.is_some())?;
     if let Some(path) = &args.ready_file {
         // What an agent that crashed left says nothing about this one.
@@ -44,17 +48,24 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let (desk, questions) = Desk::new();
     let shared = Shared::new(desk, registry, log.clone());
     let (cni_routes, demands) = cni::desk::routes();
+    let map = hosts.is_some().then(|| objects::node_name(&args)).transpose()?;
+    let map = map.map(|name| Map::new(shared.clone(), name, map::Limits::default()));
     let routers = Routers {
         // Plugins of an earlier agent's list ask here.
         socket: admin::router(shared.clone()).merge(cni_routes.clone()),
         cni: admin::health_router(shared.clone()).merge(cni_routes),
         scrape: admin::scrape_router(shared.clone()),
+        map: map
+            .clone()
+            .zip(hosts)
+            .map_or_else(Router::new, |(map, hosts)| map::router(map, hosts)),
     };
     let recent = shared.recent.clone().keep(shared.log.listen());
     let hits = shared.clone().follow_hits();
     let sharing = admin::follow_shared(shared.clone());
+    let drawn = map.map(|map| map.follow(shared.log.listen()));
     let beside = async {
-        tokio::join!(recent, hits, sharing);
+        tokio::join!(recent, hits, sharing, OptionFuture::from(drawn));
     };
     let server = Server::start(&args.places(), routers, beside)?;
     let outcome = runtime.block_on(serve(&args, log, Asked { questions, demands, shared }));

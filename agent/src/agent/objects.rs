@@ -105,7 +105,8 @@ impl Objects {
     }
 }
 
-fn node_name(args: &AgentArgs) -> anyhow::Result<Arc<str>> {
+/// The name that this node has in the cluster.
+pub(super) fn node_name(args: &AgentArgs) -> anyhow::Result<Arc<str>> {
     if let Some(name) = &args.node_name {
         return Ok(name.as_str().into());
     }

@@ -238,7 +238,7 @@ fn open_datapath(
     args: &AgentArgs,
     link: &ProxyLink,
 ) -> anyhow::Result<(Datapath, namegate_egress_bpf::datapath::Events)> {
-    let options = Options { attach_point: args.attach.point(), ..args.maps.options(&args.node) };
+    let options = Options { attach_point: args.attach.point(), ..args.sizes.options(&args.node) };
     let (mut datapath, events) =
         Datapath::open(&options).context("cannot load the kernel program")?;
     datapath.check_attach(link.index).context("cannot attach the kernel program")?;

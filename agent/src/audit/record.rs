@@ -145,7 +145,7 @@ pub enum FlowVerdict {
 }
 
 /// Who opens a flow, seen from the endpoint.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowDirection {
     /// The endpoint.

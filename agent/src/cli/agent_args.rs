@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use namegate_egress_bpf::datapath::AttachPoint;
 
-use super::{AuditArgs, MapArgs, duration};
+use super::{AuditArgs, MapArgs, SizeArgs, duration};
 use crate::admin::{DEFAULT_SOCKET, Places};
 use crate::cni::chain::{self, Chain, Place};
 use crate::resolvers::ResolverGroup;
@@ -143,6 +143,9 @@ pub struct AgentArgs {
     /// Serve /metrics, /healthz and /readyz over TCP as well; they are always on the socket
     #[arg(long, env = "NAMEGATE_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+    /// The service map
+    #[command(flatten)]
+    pub map: MapArgs,
     /// IPv4 address of the DNS proxy
     #[arg(
         long,
@@ -178,7 +181,7 @@ pub struct AgentArgs {
     pub cni_socket: Option<PathBuf>,
     /// How large the kernel's maps are
     #[command(flatten)]
-    pub maps: MapArgs,
+    pub sizes: SizeArgs,
     /// Where on the node the agent keeps its things
     #[command(flatten)]
     pub node: NodeArgs,
@@ -256,7 +259,7 @@ impl AgentArgs {
     pub fn places(&self) -> Places {
         let socket = self.socket.clone().unwrap_or_else(|| self.node.socket());
         let cni = cni_socket(&socket);
-        Places { socket, cni, metrics: self.metrics_listen }
+        Places { socket, cni, metrics: self.metrics_listen, map: self.map.map_listen }
     }
 
     /// The CNI plugin among those of the node; `None` where it is not to be there.

@@ -1,34 +1,30 @@
+use std::net::SocketAddr;
+
 use clap::Args;
-use namegate_egress_bpf::datapath::Options;
 
-use super::NodeArgs;
+use crate::map::{Exposed, Hosts};
 
-/// How large the kernel's maps are. Maps that an earlier agent pinned keep their size until
-/// `namegate uninstall`.
-#[derive(Args, Clone, Copy, Debug)]
+/// The service map.
+#[derive(Debug, Args)]
 pub struct MapArgs {
-    /// Addresses of pods and nodes that the kernel knows at most; while more are there, new flows
-    /// with an address that it does not know are dropped
-    #[arg(long, env = "NAMEGATE_MAP_ADDRESSES", value_name = "COUNT", default_value_t = Options::default().addresses_max, value_parser = clap::value_parser!(u32).range(1..))]
-    pub map_addresses: u32,
-    /// Flows that the kernel follows at most, of all pods of the node together
-    #[arg(long, env = "NAMEGATE_MAP_FLOWS", value_name = "COUNT", default_value_t = Options::default().flows_max, value_parser = clap::value_parser!(u32).range(1..))]
-    pub map_flows: u32,
-    /// Rows of policies that name pods by labels, at most: pods that a policy's selectors mean, for
-    /// each set of labels that pods of this node have; pods beyond that are closed
-    #[arg(long, env = "NAMEGATE_MAP_PEERS", value_name = "COUNT", default_value_t = Options::default().peers_max, value_parser = clap::value_parser!(u32).range(1..))]
-    pub map_peers: u32,
+    /// Serve the service map, a page that shows live who talks to whom and what is refused; whoever
+    /// reaches the address can see it, so it is 127.0.0.1 unless --map-host says otherwise
+    #[arg(long, env = "NAMEGATE_MAP_LISTEN", value_name = "ADDRESS:PORT")]
+    pub map_listen: Option<SocketAddr>,
+    /// A host besides localhost that browsers may ask for the map by; may be repeated
+    #[arg(
+        long = "map-host",
+        env = "NAMEGATE_MAP_HOSTS",
+        value_name = "HOST",
+        value_delimiter = ',',
+        requires = "map_listen"
+    )]
+    pub map_hosts: Vec<String>,
 }
 
 impl MapArgs {
-    /// The datapath's options, with the pins of this node.
-    pub fn options(&self, node: &NodeArgs) -> Options {
-        Options {
-            pin_root: node.pin_dir.clone(),
-            addresses_max: self.map_addresses,
-            flows_max: self.map_flows,
-            peers_max: self.map_peers,
-            ..Options::default()
-        }
+    /// The hosts that requests may name; `None` where no map is served.
+    pub fn hosts(&self) -> Result<Option<Hosts>, Exposed> {
+        self.map_listen.map(|listen| Hosts::new(listen, self.map_hosts.clone())).transpose()
     }
 }

@@ -15,6 +15,7 @@ mod map_args;
 mod observe;
 mod schema;
 mod shared;
+mod size_args;
 mod status;
 mod subject;
 mod suggest;
@@ -41,6 +42,7 @@ pub use map_args::MapArgs;
 pub use observe::{DropsArgs, ObserveArgs, SieveArgs};
 pub use schema::Subject;
 pub use shared::SharedArgs;
+pub use size_args::SizeArgs;
 pub use suggest::SuggestArgs;
 pub use why::{Transport, WhyArgs};
 

@@ -15,6 +15,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod audit;
 pub mod authority;
+pub mod browser;
 pub mod capture;
 pub mod cluster;
 pub mod cni;

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -97,6 +97,25 @@ impl Daemon {
         Self::start_with_stdout(command, Stdio::piped(), file, log)
     }
 
+    /// Starts `command` with complaints in the file `log` and both its input and its output in the
+    /// caller's hands.
+    pub fn start_dialogue(
+        command: &mut Command,
+        log: &Path,
+    ) -> Result<(Self, ChildStdin, ChildStdout)> {
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let daemon = Self { child, log: log.to_owned() };
+        Ok((daemon, input.context("no input")?, output.context("no output")?))
+    }
+
     fn start_with_stdout(
         command: &mut Command,
         stdout: Stdio,
@@ -114,7 +133,7 @@ impl Daemon {
     }
 
     /// The process's standard output, once.
-    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 

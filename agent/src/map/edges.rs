@@ -114,6 +114,8 @@ pub struct Edge {
 pub struct Changes {
     /// The number of the last change in here: what the reader says next time.
     pub revision: u64,
+    /// The last change when the reader began: what it says besides.
+    pub began: u64,
     /// Whether the reader has to forget what it has.
     pub is_whole: bool,
     /// Whether there is more at once.
@@ -187,10 +189,13 @@ impl Edges {
         self.missed = self.missed.saturating_add(count);
     }
 
-    /// What changed since the change numbered `since`.
-    pub fn since(&self, since: u64) -> Changes {
-        let is_whole = since == 0 || since < self.forgotten || since > self.revision;
-        let since = if is_whole { 0 } else { since };
+    /// What changed since the change numbered `since`, for a reader that began when `began` was the
+    /// last: it needs to hear of no edge that went before.
+    pub fn since(&self, since: u64, began: u64) -> Changes {
+        let heard = since.max(began);
+        let is_whole = since == 0 || heard < self.forgotten || heard > self.revision;
+        let (since, began) = if is_whole { (0, self.revision) } else { (since, began) };
+        let heard = since.max(began);
         let mut after = self.edges.range(since + 1..);
         let batch: Vec<(&u64, &Edge)> = after.by_ref().take(self.limits.batch).collect();
         let has_more = after.next().is_some();
@@ -198,10 +203,11 @@ impl Edges {
             Some((last, _)) if has_more => **last,
             _ => self.revision,
         };
-        let gone =
-            self.gone.iter().filter(|(at, _)| !is_whole && (since + 1..=revision).contains(at));
+        // Some are told twice to who is not done yet, and gone they stay.
+        let gone = self.gone.iter().filter(|(at, _)| *at > heard);
         Changes {
             revision,
+            began,
             is_whole,
             has_more,
             gone: gone.map(|(_, id)| *id).collect(),

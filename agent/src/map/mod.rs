@@ -47,6 +47,8 @@ struct Seen {
     run: u32,
     #[serde(default)]
     since: u64,
+    #[serde(default)]
+    began: u64,
 }
 
 /// What a reader is told.
@@ -89,8 +91,8 @@ impl Map {
     }
 
     fn told(&self, seen: Seen) -> Told {
-        let since = if seen.run == self.run { seen.since } else { 0 };
-        Told { run: self.run, changes: self.edges().since(since) }
+        let (since, began) = if seen.run == self.run { (seen.since, seen.began) } else { (0, 0) };
+        Told { run: self.run, changes: self.edges().since(since, began) }
     }
 
     fn edges(&self) -> MutexGuard<'_, Edges> {

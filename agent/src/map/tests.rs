@@ -89,6 +89,7 @@ fn taken(limits: Limits, records: impl IntoIterator<Item = Record>) -> Edges {
 #[derive(Debug, Default)]
 struct Reader {
     since: u64,
+    began: u64,
     held: BTreeMap<u64, u64>,
     wholes: usize,
 }
@@ -96,7 +97,7 @@ struct Reader {
 impl Reader {
     fn read(&mut self, edges: &Edges) {
         loop {
-            let changes = edges.since(self.since);
+            let changes = edges.since(self.since, self.began);
             if changes.is_whole {
                 self.held.clear();
                 self.wholes += 1;
@@ -106,6 +107,7 @@ impl Reader {
             }
             self.held.extend(changes.edges.iter().map(|edge| (edge.id, edge.count)));
             self.since = changes.revision;
+            self.began = changes.began;
             if !changes.has_more {
                 return;
             }
@@ -122,7 +124,7 @@ fn all(edges: &Edges) -> BTreeMap<u64, u64> {
 #[test]
 fn decisions_that_are_alike_are_one_edge() {
     let lookups = (0..3).map(|_| mk_lookup("checkout", "evil.example.", LookupVerdict::Denied));
-    let changes = taken(SMALL, lookups).since(0);
+    let changes = taken(SMALL, lookups).since(0, 0);
     let [edge] = &changes.edges[..] else { panic!("{changes:?}") };
     assert_eq!((edge.count, edge.first_ms, edge.last_ms), (3, 0, 2_000));
     assert_eq!(edge.talk.to, Party::Name { name: "evil.example".into() });
@@ -162,7 +164,7 @@ fn the_other_end_is_who_it_is_known_as() {
         (ingress(stranger(&[], 9)), Party::Entity { name: "world".into() }, own()),
     ];
     for (record, from, to) in cases {
-        let changes = taken(SMALL, [Record::Flow(Box::new(record.clone()))]).since(0);
+        let changes = taken(SMALL, [Record::Flow(Box::new(record.clone()))]).since(0, 0);
         let talk = &changes.edges[0].talk;
         assert_eq!((&talk.from, &talk.to), (&from, &to), "{record:?}");
     }
@@ -174,7 +176,7 @@ fn a_workload_that_makes_up_names_loses_edges_of_its_own() {
     let flood =
         (0..1_000).map(|n| mk_lookup("checkout", &format!("x{n}.example"), LookupVerdict::Denied));
     let edges = taken(SMALL, [calm].into_iter().chain(flood));
-    let changes = edges.since(0);
+    let changes = edges.since(0, 0);
     assert_eq!(changes.kept, 17, "the one of web and as many of checkout as it may have");
     assert_eq!(changes.evicted, 1_000 - 16);
     assert!(all(&edges).contains_key(&1), "the edge of web is there");
@@ -223,7 +225,17 @@ fn a_reader_that_was_away_for_long_begins_anew() {
     }
     reader.read(&edges);
     assert_eq!((reader.wholes, &reader.held), (2, &all(&edges)));
-    assert!(edges.since(u64::MAX).is_whole, "a number that was never given");
+    assert!(edges.since(u64::MAX, 0).is_whole, "a number that was never given");
+}
+
+#[test]
+fn a_reader_gets_to_the_end_beside_a_flood() {
+    let old = (0..20).map(|n| mk_lookup(&format!("pod{n}"), "api.example", LookupVerdict::Allowed));
+    let flood = (0..500).map(|n| mk_lookup("a", &format!("n{n}.example"), LookupVerdict::Denied));
+    let edges = taken(SMALL, old.chain(flood));
+    let mut reader = Reader::default();
+    reader.read(&edges);
+    assert_eq!((reader.wholes, reader.held.len()), (1, 36), "more than one batch");
 }
 
 #[test]
@@ -231,6 +243,6 @@ fn what_was_not_heard_is_counted() {
     let lost = Record::Lost(LostRecord { source: LossSource::Kernel, count: 5 });
     let mut edges = taken(SMALL, [lost]);
     edges.miss(2);
-    let changes = edges.since(0);
+    let changes = edges.since(0, 0);
     assert_eq!((changes.missed, changes.kept), (7, 0));
 }

@@ -47,7 +47,7 @@ async function poll() {
   let wait = POLL_MS;
   try {
     if (!isPaused && !document.hidden) {
-      const { answer, date } = await ask(`v1/map?run=${model.run}&since=${model.revision}`);
+      const { answer, date } = await ask(`v1/map?run=${model.run}&since=${model.revision}&began=${model.began}`);
       if (Number.isFinite(date)) clockLead = date - Date.now();
       note(model.take(answer));
       hasHeard ||= !answer.has_more;

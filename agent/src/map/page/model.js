@@ -6,6 +6,7 @@ import { plain, port, reason, reasonWord, VERDICTS } from "./words.js";
 export class Model {
   run = 0;
   revision = 0;
+  began = 0;
   /** Edges by number. */
   edges = new Map();
   bounds = { kept: 0, max: 0, evicted: 0, missed: 0 };
@@ -30,6 +31,7 @@ export class Model {
     }
     this.run = told.run;
     this.revision = told.revision;
+    this.began = told.began;
     this.bounds = { kept: told.kept, max: told.max, evicted: told.evicted, missed: told.missed };
     return refusals;
   }

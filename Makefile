@@ -45,6 +45,10 @@ test-restart: build ## Kills 200 agents under load and takes over between versio
 	NAMEGATE_RESTARTS=200 NAMEGATE_UPGRADES=20 NAMEGATE_LIVE_FLOWS=1000 NAMEGATE_DENIED_RATE=20000 \
 	  cargo test -p namegate-integration --test restart $(as_root) -- --nocapture
 
+.PHONY: test-kernels
+test-kernels: setup ## Runs what a kernel can fail on this one, attached by tcx and by clsact, and on Debian's 6.1 in a virtual machine, as root
+	@.ci/kernels
+
 .PHONY: screenshots
 screenshots: build ## Takes the pictures of the service map for the docs, as root
 	NAMEGATE_SCREENSHOTS=$(abspath docs/images) cargo test -p namegate-integration --test map $(as_root) -- page

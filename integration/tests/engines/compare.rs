@@ -198,6 +198,11 @@ fn seconds(seconds: u64) -> Timestamp {
 }
 
 impl Tally {
+    /// Whether no engine was asked anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.flows + self.lookups == 0
+    }
+
     fn count(&mut self, said: &Said) {
         match said {
             Said::Nothing => {}

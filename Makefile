@@ -14,7 +14,7 @@ help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: ## Installs what is missing (Debian or Ubuntu with Rust)
+setup: ## Installs what is missing (Debian 12 with Rust)
 	@.ci/setup
 
 .PHONY: build
@@ -55,7 +55,7 @@ screenshots: build ## Takes the pictures of the service map for the docs, as roo
 
 .PHONY: burst
 burst: build ## Starts 500 pods through a real CNI, 50 at once, and counts their early packets, as root
-	NAMEGATE_BURST=500 cargo test -p namegate-integration --test cni $(as_root) -- --nocapture burst
+	NAMEGATE_BURST=$(or $(NAMEGATE_BURST),500) cargo test -p namegate-integration --test cni $(as_root) -- --nocapture burst
 
 .PHONY: bench-policy
 bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')

@@ -8,7 +8,7 @@ use crate::map::{Exposed, Hosts};
 #[derive(Debug, Args)]
 pub struct MapArgs {
     /// Serve the service map, a page that shows live who talks to whom and what is refused; whoever
-    /// reaches the address can see it, so it is 127.0.0.1 unless --map-host says otherwise
+    /// reaches the address can see it, so any but a loopback address needs --map-host
     #[arg(long, env = "NAMEGATE_MAP_LISTEN", value_name = "ADDRESS:PORT")]
     pub map_listen: Option<SocketAddr>,
     /// A host besides localhost that browsers may ask for the map by; may be repeated

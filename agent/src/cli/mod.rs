@@ -130,7 +130,7 @@ pub enum Command {
     Convert(ConvertArgs),
     /// List addresses that pods may reach by one name and that answer for others as well
     Shared(SharedArgs),
-    /// Write the least policies that would allow what the audit log tells
+    /// Write the least policies that would allow what the audit log or the running agent tells
     Suggest(SuggestArgs),
     /// Print the CustomResourceDefinitions of EgressPolicy, ClusterEgressPolicy and NamegateNode
     Crds,

@@ -52,10 +52,10 @@ pub struct SuggestArgs {
     #[arg(long, conflicts_with = "from")]
     pub live: bool,
     /// With --live: only the last so long
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "live")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "live", conflicts_with = "from")]
     pub since: Option<Duration>,
     /// With --live: go on with what comes for so long
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse, requires = "live")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse, requires = "live", conflicts_with = "from")]
     pub time: Option<Duration>,
     /// With --live: the agent's socket
     #[arg(long, env = "NAMEGATE_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]

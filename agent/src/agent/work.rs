@@ -44,6 +44,9 @@ const SWEEP: Duration = Duration::from_secs(3);
 /// How often what failed is tried again, and what was learned is kept on disk.
 const UPKEEP: Duration = Duration::from_secs(1);
 
+/// How long what failed waits at most: pods that start wait for their table.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
 /// Deadlines that pass within this time are worked on together. Flows end at their deadline anyway,
 /// which the kernel compares; an address that another name keeps open waits as long.
 const EXPIRY_STEP: Duration = Duration::from_millis(20);
@@ -399,8 +402,9 @@ impl Agent {
                 }
             }
             self.put(books, effects).await;
-            // Lookups wait meanwhile: however much there is to write, it is for a fiftieth of the time.
-            self.retry_from = Instant::now() + began.elapsed() * 49;
+            // Lookups wait meanwhile: however much there is to write, it is for a fiftieth of the time where
+            // that is not longer than a pod has to start.
+            self.retry_from = Instant::now() + (began.elapsed() * 49).min(RETRY_PAUSE_MAX);
         }
         self.listen_again(books).await;
         if let Some((_, view)) = &mut self.reporting {

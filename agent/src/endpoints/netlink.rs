@@ -32,6 +32,9 @@ pub struct Link {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+/// The index of the loopback interface, which every namespace has first.
+const LOOPBACK: u32 = 1;
+
 /// All interfaces of a namespace, by index.
 pub type Links = BTreeMap<u32, Link>;
 
@@ -51,7 +54,7 @@ pub enum NetlinkError {
     /// The kernel refused a request.
     #[error("the kernel refused to list interfaces")]
     Request(#[from] rtnetlink::Error),
-    /// The thread that entered the namespace died.
+    /// The thread that entered the namespace died, or the connection to the kernel ended.
     #[error("the look into the namespace was cut off")]
     Aborted,
 }
@@ -92,6 +95,10 @@ async fn list_where(
         };
         link.addresses.extend(own_address(&message));
     }
+    // A connection that ends cuts a list short and says nothing. Whoever is left out of a list would
+    // count as gone, and be let go: so a list counts where the connection outlived it.
+    let mut loopback = Box::pin(handle.link().get().match_index(LOOPBACK).execute());
+    loopback.try_next().await?.ok_or(NetlinkError::Aborted)?;
     Ok(links)
 }
 

@@ -87,6 +87,16 @@ impl Watcher {
         self.picture.handle()
     }
 
+    /// Begins anew where the kernel tells nothing any more; what was found stays known.
+    fn reconnect(&mut self) {
+        match Picture::new().and_then(|picture| Ok((picture, Search::new()?))) {
+            Ok((picture, search)) => (self.picture, self.search) = (picture, search),
+            Err(error) => {
+                tracing::error!(error = %describe(&error), "cannot ask for interface events")
+            }
+        }
+    }
+
     /// Looks at the node as it is.
     pub async fn look(&mut self, wanted: &Wanted) -> Result<Town, NetlinkError> {
         self.picture.list().await?;
@@ -198,7 +208,8 @@ impl Watcher {
             tokio::select! {
                 is_told = self.picture.changes() => {
                     if !is_told {
-                        tracing::error!("interface events ended; looking at intervals");
+                        tracing::error!("interface events ended; asking for them anew");
+                        self.reconnect();
                     }
                     let pause = if is_told { DEBOUNCE } else { RETRY };
                     tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use super::Pods;
@@ -29,7 +29,9 @@ impl Keeper {
     /// Asks for the file to be brought up to date, and waits for nothing: while an earlier round
     /// is being written the next one may as well come later.
     pub fn keep(&self, pods: Pods) {
-        let _ = self.rounds.try_send(pods);
+        if let Err(TrySendError::Disconnected(_)) = self.rounds.try_send(pods) {
+            tracing::error!("the thread that keeps what was learned is gone; restart the agent");
+        }
     }
 
     /// Ends, with the file as it is, or where `pods` are given up to date.

@@ -99,10 +99,20 @@ pub fn restore(path: &Path, state: &mut State) -> io::Result<Restored> {
     if !is_of_this_boot {
         return Ok(restored);
     }
-    let mut identities: BTreeMap<u32, Identity> = BTreeMap::new();
+    // Pods of one identity may be of several since: most of them say where its names go.
+    let mut identities: BTreeMap<u32, BTreeMap<Identity, usize>> = BTreeMap::new();
     for (pod, number) in known {
-        identities.extend(state.identity_of_pod(&pod).map(|identity| (number, identity)));
+        if let Some(identity) = state.identity_of_pod(&pod) {
+            *identities.entry(number).or_default().entry(identity).or_default() += 1;
+        }
     }
+    let identities: BTreeMap<u32, Identity> = identities
+        .into_iter()
+        .filter_map(|(number, votes)| {
+            let (identity, _) = votes.into_iter().max_by_key(|&(_, pods)| pods)?;
+            Some((number, identity))
+        })
+        .collect();
     read_lines(path, |at, line| {
         let Some(Line::Lease(number, name, address, deadline_ns)) = line else { return };
         if gone.get(&number).is_some_and(|gone| at < *gone) {

@@ -13,13 +13,17 @@ const DEADLINE: Timestamp = Timestamp::from_nanos(1 << 62);
 fn mk_shop(pods: &[&str]) -> State {
     let mut state = mk_state();
     for pod in pods {
-        let text = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: shop, labels: {{app: {pod}}}}}\n"
-        );
-        let changes = source::Changes { upserts: mk_objects(&text), ..Default::default() };
-        state.handle(Event::Objects(changes), Timestamp::default());
+        add_pod(&mut state, pod, pod);
     }
     state
+}
+
+fn add_pod(state: &mut State, pod: &str, app: &str) {
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: shop, labels: {{app: {app}}}}}\n"
+    );
+    let changes = source::Changes { upserts: mk_objects(&text), ..Default::default() };
+    state.handle(Event::Objects(changes), Timestamp::default());
 }
 
 fn mk_pod(name: &str) -> PodRef {
@@ -143,6 +147,25 @@ fn more_changes_than_are_told_one_by_one_are_all_there() {
     journal.keep(pods(&state, &["web"])).unwrap();
     let mut next = mk_shop(&["web"]);
     assert_eq!(restore(&path, &mut next).unwrap(), Restored { leases: 33_001, unreadable: 0 });
+}
+
+#[test]
+fn names_of_pods_that_were_alike_go_where_most_of_them_went() {
+    let scratch = Scratch::new("journal-votes");
+    let (path, mut state) = (path(&scratch.0), mk_shop(&["web"]));
+    let mut journal = Journal::new(path.clone(), state.learned().clone());
+    teach(&mut state, "web", "a.example", [192, 0, 2, 1]);
+    let number = identity(&state, "web");
+    let alike = ["one", "two", "zoe"].map(|pod| (mk_pod(pod), number));
+    journal.keep(Pods::from(alike)).unwrap();
+
+    let mut next = mk_state();
+    for (pod, app) in [("one", "web"), ("two", "web"), ("zoe", "relabelled")] {
+        add_pod(&mut next, pod, app);
+    }
+    restore(&path, &mut next).unwrap();
+    assert_eq!(learned(&next, "two"), ["a.example 192.0.2.1"]);
+    assert_eq!(learned(&next, "zoe"), [""; 0]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ const FILE_MAX: u64 = 256 << 20;
 /// Identifies a run of the kernel, whose monotonic clock deadlines are told by.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A line as it is read; [`journal::Told`] is how it is written.
+/// A line as it is read; `journal.rs` says how it is written.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {

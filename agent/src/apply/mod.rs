@@ -183,10 +183,14 @@ impl<K: Kernel> Apply<K> {
     pub fn is_in_force(&self, ifindex: u32, identity: Identity) -> bool {
         let known = self.endpoints.get(&ifindex);
         let table = known.filter(|(spec, _)| spec.identity == identity).map(|(_, row)| row.table);
-        let wanted = self.identities.get(&identity).map(|in_force| in_force.table);
+        // Learned addresses that found no room cost lookups, and no pod that starts.
+        let wanted = self.identities.get(&identity).filter(|in_force| {
+            !in_force.lacks_rows
+                && in_force.unsettled.is_empty()
+                && !self.behind.contains(&identity)
+        });
         table.is_some()
-            && table == wanted
-            && !self.retry.identities.contains_key(&identity)
+            && table == wanted.map(|in_force| in_force.table)
             && !self.retry.endpoints.contains_key(&ifindex)
     }
 

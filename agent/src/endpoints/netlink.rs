@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// One interface.
@@ -70,6 +71,23 @@ pub async fn list_of(handle: &rtnetlink::Handle, namespace: i32) -> Result<Links
     list_where(handle, Some(namespace)).await
 }
 
+/// The interface with this index, without its addresses; `None` where there is none.
+pub(super) async fn get(
+    handle: &rtnetlink::Handle,
+    index: u32,
+) -> Result<Option<Link>, NetlinkError> {
+    let mut messages = Box::pin(handle.link().get().match_index(index).execute());
+    match messages.try_next().await {
+        Ok(message) => Ok(Some(read_link(&message.ok_or(NetlinkError::Aborted)?))),
+        Err(rtnetlink::Error::NetlinkError(refused))
+            if refused.raw_code() == -Errno::NODEV.raw_os_error() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn list_where(
     handle: &rtnetlink::Handle,
     namespace: Option<i32>,
@@ -97,8 +115,7 @@ async fn list_where(
     }
     // A connection that ends cuts a list short and says nothing. Whoever is left out of a list would
     // count as gone, and be let go: so a list counts where the connection outlived it.
-    let mut loopback = Box::pin(handle.link().get().match_index(LOOPBACK).execute());
-    loopback.try_next().await?.ok_or(NetlinkError::Aborted)?;
+    get(handle, LOOPBACK).await?.ok_or(NetlinkError::Aborted)?;
     Ok(links)
 }
 
@@ -171,6 +188,23 @@ pub(super) fn read_link(message: &LinkMessage) -> Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_interface_is_there_or_not() {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let loopback = get(&handle, LOOPBACK).await.unwrap().unwrap();
+        assert!(loopback.is_loopback && loopback.index == LOOPBACK);
+        assert_eq!(get(&handle, 0x7fff_0000).await.unwrap(), None);
+        assert!(list(&handle).await.unwrap().contains_key(&LOOPBACK));
+    }
+
+    #[tokio::test]
+    async fn a_list_from_a_connection_that_ended_does_not_count() {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        drop(connection);
+        assert!(list(&handle).await.is_err());
+    }
 
     #[test]
     fn the_far_end_of_a_tunnel_is_no_address_of_the_node() {

@@ -88,12 +88,27 @@ impl Picture {
         // What waits is older than the list. What comes from here on is newer, or in it: then the last
         // word on each interface is the same.
         while self.news.try_recv().is_ok() {}
-        let listed = netlink::list(&self.handle).await;
+        let listed = self.list_all().await;
         if listed.is_err() {
             self.is_doubtful.store(true, Ordering::Release);
         }
         self.links = listed?;
         Ok(())
+    }
+
+    async fn list_all(&self) -> Result<Links, NetlinkError> {
+        let mut links = netlink::list(&self.handle).await?;
+        // Before Linux 6.9 a list can miss the neighbour of an interface that goes meanwhile. Whoever
+        // counts as gone is let go, so that is asked for one by one.
+        let missing = self.links.iter().filter(|(index, _)| !links.contains_key(index));
+        let mut found = Vec::new();
+        for (index, known) in missing {
+            if let Some(link) = netlink::get(&self.handle, *index).await? {
+                found.push((*index, Link { addresses: known.addresses.clone(), ..link }));
+            }
+        }
+        links.extend(found);
+        Ok(links)
     }
 
     /// Takes what was told, and lists everything where that leaves doubts; says whether it did. What

@@ -71,13 +71,14 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
     Ok(())
 }
 
-/// Whether the flow is one of lookups that would reach a resolver by way of a service, past the proxy.
+/// Whether the flow is one of lookups that would reach a resolver by way of a service, past the proxy;
+/// while resolvers may be missing from the map, any backend of that port may be one.
 #[inline(always)]
 pub(super) fn hides_resolver<M: Maps>(maps: &M, case: &Case) -> bool {
     case.is_dns_governed
         && case.remote_port == dns::PORT
         && !matches!(case.way, Way::Straight)
-        && maps.resolver_slot(&case.remote).is_some()
+        && (maps.resolver_slot(&case.remote).is_some() || is_incomplete(maps.config()))
 }
 
 /// The entry under which packets of a flow's other half are found.

@@ -27,7 +27,7 @@ use crate::map::{self, Map};
 use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
-use crate::{cni, preflight, ready_file, uninstall};
+use crate::{cni, preflight, uninstall};
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -110,11 +110,6 @@ async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<
             return Err(error);
         }
     };
-    if let Some(path) = &args.ready_file {
-        ready_file::write(path, std::iter::empty())
-            .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
-    }
-    phase.enter(Phase::Enforcing);
     let name = agent.work(&mut signals).await?;
     phase.enter(Phase::Ending);
     tracing::info!(signal = name, "ending");

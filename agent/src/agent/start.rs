@@ -20,6 +20,7 @@ use super::Asked;
 use super::books::{Books, Shelf};
 use super::objects::{FirstRead, Objects};
 use super::work::Agent;
+use crate::admin::Phase;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -33,7 +34,7 @@ use crate::remembered::{Keeper, Restored};
 use crate::resolvers::{self, ResolverGroup};
 use crate::source::Changes;
 use crate::state::{Event, State};
-use crate::{clock, flows, remembered, uninstall};
+use crate::{clock, flows, ready_file, remembered, uninstall};
 
 /// Pictures of the node that wait for the state's owner at most.
 const TOWNS_MAX: usize = 4;
@@ -208,6 +209,12 @@ pub(super) async fn start(
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
     agent.tasks.push(tokio::spawn(flows::follow(events, log)));
     agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep())));
+    // Whoever reads the log may ask at once.
+    if let Some(path) = &args.ready_file {
+        ready_file::write(path, std::iter::empty())
+            .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
+    }
+    agent.phase.enter(Phase::Enforcing);
     tracing::info!(
         objects,
         policies = books.state.policy_count(),

@@ -1,5 +1,6 @@
 //! The programs that people look names up with, from inside a pod: allowed, refused and search-list
-//! names, over UDP and TCP.
+//! names, over UDP and TCP. What has no search list, kdig and delv, is refused the short name and gets
+//! the one that a search list makes.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use namegate_integration::scene::Scene;
 const LIMIT: Duration = Duration::from_secs(20);
 /// As kubelet writes it.
 const SEARCH: &str = "search shop.svc.cluster.local svc.cluster.local cluster.local";
+
+const OPTIONS: &str = "ndots:5 timeout:3 attempts:1";
 
 /// What a program says and how it ends.
 struct Case {
@@ -54,10 +57,13 @@ fn tools_that_ask_a_server_show_what_the_proxy_says() -> Result<()> {
         case("kdig +tcp api.stripe.com", &["status: NOERROR", &stripe, &kdig_server_tcp], true),
         case("kdig evil.example", &["status: REFUSED", "ANSWER: 0"], true),
         case("kdig +tcp evil.example", &["status: REFUSED"], true),
+        case("kdig db.data", &["status: REFUSED", "ANSWER: 0"], true),
         case("kdig db.data.svc.cluster.local", &["status: NOERROR", &db], true),
         case("delv -i api.stripe.com", &["answer not validated", &stripe], true),
         case("delv -i +tcp api.stripe.com AAAA", &[&stripe6], true),
         case("delv -i evil.example", &["REFUSED", "resolution failed"], true),
+        case("delv -i db.data", &["REFUSED", "resolution failed"], true),
+        case("delv -i db.data.svc.cluster.local", &["; authoritative", &db], true),
         case("busybox nslookup -type=a api.stripe.com", &[&stripe], true),
         case("busybox nslookup api.stripe.com", &[&stripe, &stripe6], true),
         case("busybox nslookup evil.example", &["REFUSED"], false),
@@ -65,11 +71,16 @@ fn tools_that_ask_a_server_show_what_the_proxy_says() -> Result<()> {
         case("nslookup db.data", &["db.data.svc.cluster.local", &db], true),
     ];
     let checkout = &scene.town.checkout;
-    checkout.namespace.set_resolver(&format!(
-        "nameserver {}\n{SEARCH}\noptions ndots:5 timeout:3 attempts:1\n",
-        KUBE_DNS_SERVICE.v4
-    ))?;
-    check(checkout, &cases)
+    checkout.namespace.set_resolver(&resolver(SEARCH, OPTIONS))?;
+    check(checkout, &cases)?;
+    // busybox asks the search list for names without a dot alone, which have to be of its first domain.
+    checkout.namespace.set_resolver(&resolver("search data.svc.cluster.local", OPTIONS))?;
+    let searched = [
+        case("busybox nslookup db", &["db.data.svc.cluster.local", &db], true),
+        case("busybox nslookup nobody", &["nobody.data.svc.cluster.local: NXDOMAIN"], false),
+        case("busybox nslookup db.data", &["can't find db.data: REFUSED"], false),
+    ];
+    check(checkout, &searched)
 }
 
 #[test]
@@ -80,12 +91,8 @@ fn libraries_find_allowed_and_search_list_names_and_no_refused_ones() -> Result<
     };
     let checkout = &scene.town.checkout;
     let (stripe, stripe6, db) = (STRIPE.v4.to_string(), STRIPE.v6.to_string(), DB.v4.to_string());
-    for (transport, options) in
-        [("UDP", "ndots:5 timeout:3 attempts:1"), ("TCP", "ndots:5 timeout:3 attempts:1 use-vc")]
-    {
-        let server = KUBE_DNS_SERVICE.v4;
-        let text = format!("nameserver {server}\n{SEARCH}\noptions {options}\n");
-        checkout.namespace.set_resolver(&text)?;
+    for (transport, options) in [("UDP", OPTIONS), ("TCP", &format!("{OPTIONS} use-vc"))] {
+        checkout.namespace.set_resolver(&resolver(SEARCH, options))?;
         println!("glibc over {transport}:");
         check(
             checkout,
@@ -103,11 +110,22 @@ fn libraries_find_allowed_and_search_list_names_and_no_refused_ones() -> Result<
         let refused = checkout.curl(&scene.town.lab, &["https://evil.example/"])?;
         assert_eq!(refused.status.code(), Some(6), "{transport}: {}", refused.stderr);
         assert!(refused.stderr.contains("Could not resolve host"), "{}", refused.stderr);
+        // What answers there speaks no HTTP: it counts whom curl reached by the name.
+        let reached = ["-4", "-w", "%{remote_ip}", "http://db.data:5432/"];
+        let searched = checkout.curl(&scene.town.lab, &reached)?;
+        assert_eq!(searched.stdout, db, "{transport}: {}", searched.stderr);
+        let nobody = checkout.curl(&scene.town.lab, &["http://nobody.data:5432/"])?;
+        assert_eq!(nobody.status.code(), Some(6), "{transport}: {}", nobody.stderr);
     }
     let web_only =
         checkout.curl(&scene.town.lab, &["--max-time", "3", "http://api.stripe.com/"])?;
     assert_eq!(web_only.status.code(), Some(28), "the rule names port 443: {}", web_only.stderr);
     Ok(())
+}
+
+/// The text of a `resolv.conf`.
+fn resolver(search: &str, options: &str) -> String {
+    format!("nameserver {}\n{search}\noptions {options}\n", KUBE_DNS_SERVICE.v4)
 }
 
 /// Runs every case in the pod; at the end says all that went wrong at once.

@@ -70,6 +70,7 @@ fn commands_tell_what_was_learned_decided_and_counted() -> Result<()> {
     let learned = learned.expect("the address that the lookup opened");
     assert_eq!(learned["name"], "api.stripe.com");
     assert!(learned["open_for_s"].as_u64().unwrap() > 0);
+    assert!(learned["age_s"].as_u64().unwrap() < 600, "it was learned in this test: {learned}");
     let rules = learned["rules"].to_string();
     assert!(rules.contains("EgressPolicy shop/"), "{rules}");
 

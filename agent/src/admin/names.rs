@@ -43,6 +43,9 @@ pub struct NameItem {
     pub name: String,
     /// The address that it answered with.
     pub address: IpAddr,
+    /// For how many seconds it has been known; `null` where nobody can say, as after an earlier version.
+    #[serde(default)]
+    pub age_s: Option<u64>,
     /// For how many seconds new flows may start; `null` where none may: the name is past its time, and
     /// kept for flows that live.
     pub open_for_s: Option<u64>,
@@ -127,12 +130,14 @@ fn page(view: View<'_>, identity: Identity, after: Option<IpAddr>, part: Option<
                 continue;
             }
             let (open_for_s, past_for_s) = times(lease, now);
+            let since = learned.learned_at((identity, *address), name);
             rows.push(NameItem {
                 identity: identity.number(),
                 pods: BTreeSet::new(),
                 rules: table.map(|table| rules(table, name)).unwrap_or_default(),
                 name: text,
                 address: *address,
+                age_s: since.map(|since| now.since(since).as_secs()),
                 open_for_s,
                 past_for_s,
                 flows: 0,

@@ -121,7 +121,7 @@ pub(super) fn names(args: &NamesArgs) -> anyhow::Result<()> {
     let ask = &args.of.ask;
     let path = path("/v1/names", [("pod", &args.of.pod), ("name", &args.name)]);
     let items: Vec<NameItem> = Client::new(ask).get(&path)?;
-    show(ask, &items, &["PODS", "NAME", "ADDRESS", "OPEN FOR", "FLOWS", "RULE"], |item| {
+    show(ask, &items, &["PODS", "NAME", "ADDRESS", "AGE", "OPEN FOR", "FLOWS", "RULE"], |item| {
         let open = match (item.open_for_s, item.past_for_s) {
             _ if item.rules.is_empty() => Cell::new("opens nothing", Tone::Faint),
             (Some(seconds), _) => Cell::new(duration(seconds), Tone::Good),
@@ -132,6 +132,7 @@ pub(super) fn names(args: &NamesArgs) -> anyhow::Result<()> {
             joined(&item.pods).into(),
             Cell::from(&item.name),
             item.address.to_string().into(),
+            item.age_s.map(duration).unwrap_or_default().into(),
             open,
             item.flows.to_string().into(),
             joined(&item.rules).into(),

@@ -28,7 +28,7 @@ enum Told<'a> {
     Boot(&'a str),
     Pod(u32, &'a str, &'a str),
     Gone(u32),
-    Lease(u32, #[serde(serialize_with = "as_text")] &'a DnsName, IpAddr, u64),
+    Lease(u32, #[serde(serialize_with = "as_text")] &'a DnsName, IpAddr, u64, u64),
 }
 
 /// The file, and what it says.
@@ -141,12 +141,13 @@ impl Journal {
     }
 }
 
-fn lease(Kept { identity, name, address, lease }: Kept<'_>) -> Told<'_> {
+fn lease(Kept { identity, name, address, lease, since }: Kept<'_>) -> Told<'_> {
     let deadline = match lease {
         Lease::Fresh { deadline } => deadline,
         Lease::Lingering { since } => since,
     };
-    Told::Lease(identity.number(), name, address, deadline.as_nanos())
+    let since_s = since.map_or(0, |since| since.as_nanos() / 1_000_000_000);
+    Told::Lease(identity.number(), name, address, deadline.as_nanos(), since_s)
 }
 
 fn tell(lines: &mut Vec<u8>, line: &Told<'_>) -> io::Result<()> {

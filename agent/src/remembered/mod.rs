@@ -16,8 +16,10 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use namegate_policy::identity::Identity;
+use namegate_policy::learned::Term;
 use namegate_policy::name::DnsName;
 use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
@@ -43,8 +45,9 @@ enum Line {
     Pod(u32, String, String),
     /// An identity that no pod has any more: the leases before this line are nobody's.
     Gone(u32),
-    /// An identity, a name, one of its addresses, and the deadline in nanoseconds.
-    Lease(u32, String, IpAddr, u64),
+    /// An identity, a name, one of its addresses, the deadline in nanoseconds, and the second at which
+    /// it was learned first, zero where that is not known.
+    Lease(u32, String, IpAddr, u64, #[serde(default)] u64),
 }
 
 /// The pods of the node, by which the next agent knows what is whose.
@@ -114,7 +117,7 @@ pub fn restore(path: &Path, state: &mut State) -> io::Result<Restored> {
         })
         .collect();
     read_lines(path, |at, line| {
-        let Some(Line::Lease(number, name, address, deadline_ns)) = line else { return };
+        let Some(Line::Lease(number, name, address, deadline_ns, since_s)) = line else { return };
         if gone.get(&number).is_some_and(|gone| at < *gone) {
             return;
         }
@@ -122,7 +125,10 @@ pub fn restore(path: &Path, state: &mut State) -> io::Result<Restored> {
             return;
         };
         let deadline = Timestamp::from_nanos(deadline_ns);
-        restored.leases += usize::from(state.restore(identity, &name, address, deadline));
+        let since = (since_s > 0)
+            .then(|| Timestamp::default().saturating_add(Duration::from_secs(since_s)));
+        restored.leases +=
+            usize::from(state.restore(identity, &name, address, Term { since, deadline }));
     })?;
     Ok(restored)
 }

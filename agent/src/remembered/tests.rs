@@ -6,6 +6,9 @@ use crate::source;
 use crate::state::Event;
 use crate::testing::{Scratch, mk_objects, mk_state};
 
+/// When everything is learned.
+const SINCE: Timestamp = Timestamp::from_nanos(7_000_000_000);
+
 /// Long after any test.
 const DEADLINE: Timestamp = Timestamp::from_nanos(1 << 62);
 
@@ -41,7 +44,8 @@ fn pods(state: &State, names: &[&str]) -> Pods {
 fn teach(state: &mut State, pod: &str, name: &str, address: [u8; 4]) {
     let identity = identity(state, pod);
     let name = DnsName::parse(name).unwrap();
-    assert!(state.restore(identity, &name, address.into(), DEADLINE));
+    let term = Term { since: Some(SINCE), deadline: DEADLINE };
+    assert!(state.restore(identity, &name, address.into(), term));
 }
 
 /// What a pod's identity learned, as text.
@@ -75,8 +79,26 @@ fn what_was_learned_comes_back_to_the_pods_that_learned_it() {
     assert_eq!(restored, Restored { leases: 2, unreadable: 0 });
     assert_ne!(identity(&next, "checkout"), identity(&state, "checkout"), "numbers differ");
     assert_eq!(learned(&next, "checkout"), ["a.example 192.0.2.1"]);
+    let place = (identity(&next, "checkout"), [192, 0, 2, 1].into());
+    let since = next.learned().read().learned_at(place, &DnsName::parse("a.example").unwrap());
+    assert_eq!(since, Some(SINCE));
     assert_eq!(learned(&next, "web"), ["odd\\046label.example 192.0.2.2"]);
     assert_eq!(learned(&next, "other"), [""; 0]);
+}
+
+#[test]
+fn journal_of_a_build_that_told_no_ages_is_read() {
+    let scratch = Scratch::new("journal-ageless");
+    let path = path(&scratch.0);
+    let boot = boot_id().unwrap();
+    let text = format!(
+        "{{\"boot\":\"{boot}\"}}\n{{\"pod\":[256,\"shop\",\"web\"]}}\n{{\"lease\":[256,\"a.example\",\"192.0.2.1\",{}]}}\n",
+        DEADLINE.as_nanos()
+    );
+    fs::write(&path, text).unwrap();
+    let mut next = mk_shop(&["web"]);
+    assert_eq!(restore(&path, &mut next).unwrap(), Restored { leases: 1, unreadable: 0 });
+    assert_eq!(learned(&next, "web"), ["a.example 192.0.2.1"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::Lease;
+use namegate_policy::learned::{Lease, Term};
 use namegate_policy::object::{Object, ObjectKind};
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{ClusterChanges, TableChange};
@@ -219,15 +219,19 @@ impl State {
                     let leases = learned.leases((from, address));
                     leases.map(move |(name, lease)| (address, name.clone(), lease))
                 })
+                .map(|(address, name, lease)| {
+                    let deadline = match lease {
+                        Lease::Fresh { deadline } => deadline,
+                        Lease::Lingering { since } => since,
+                    };
+                    let since = learned.learned_at((from, address), &name);
+                    (address, name, Term { since, deadline })
+                })
                 .collect();
             drop(learned);
-            for (address, name, lease) in held {
-                let deadline = match lease {
-                    Lease::Fresh { deadline } => deadline,
-                    Lease::Lingering { since } => since,
-                };
+            for (address, name, term) in held {
                 // Where there is no room for it, it is as if it had made room for others.
-                self.restore(to, &name, address, deadline);
+                self.restore(to, &name, address, term);
             }
         }
     }

@@ -26,7 +26,7 @@ use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::dns::{ClauseSet, ClusterNames};
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::{LearnError, Place};
+use namegate_policy::learned::{LearnError, Place, Term};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
 use namegate_policy::pattern::PatternSeed;
@@ -345,7 +345,8 @@ impl State {
         for (ttl, addresses) in &opened {
             let ttl = Duration::from_secs(u64::from(*ttl));
             let deadline = self.settings.window.deadline(ttl, now);
-            match learned.learn(answer.identity, &answer.name, addresses, deadline) {
+            let term = Term { since: Some(now), deadline };
+            match learned.learn(answer.identity, &answer.name, addresses, term) {
                 Ok(evicted) => places.extend(evicted),
                 Err(error) if opens_any => return Err(error.into()),
                 // Where nothing is to be opened the name matters to records alone.
@@ -426,10 +427,10 @@ impl State {
         identity: Identity,
         name: &DnsName,
         address: IpAddr,
-        deadline: Timestamp,
+        term: impl Into<Term>,
     ) -> bool {
         let mut learned = self.learned.write();
-        learned.learn(identity, name, &BTreeSet::from([address]), deadline).is_ok()
+        learned.learn(identity, name, &BTreeSet::from([address]), term).is_ok()
     }
 
     /// The whole of what `identity` has to have in force, for writing it anew.

@@ -9,6 +9,7 @@ use super::slab::Index;
 use super::{Learned, Lease};
 use crate::identity::Identity;
 use crate::name::DnsName;
+use crate::time::Timestamp;
 
 /// Changes that are told one by one; beyond them all is to be read.
 const CHANGES_MAX: usize = 32_768;
@@ -24,6 +25,8 @@ pub struct Kept<'a> {
     pub address: IpAddr,
     /// Until when it counts.
     pub lease: Lease,
+    /// When it was learned first, where that is known.
+    pub since: Option<Timestamp>,
 }
 
 /// Which pairs are still to be read.
@@ -118,6 +121,7 @@ impl Learned {
         let pair = self.store.pair(index)?;
         let (identity, address) = self.store.place_of(index)?;
         let name = &self.store.name(pair.name)?.name;
-        Some(Kept { identity, name, address, lease: pair.instant.lease() })
+        let (lease, since) = (pair.instant.lease(), pair.since.at());
+        Some(Kept { identity, name, address, lease, since })
     }
 }

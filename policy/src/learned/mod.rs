@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 use self::changes::Changes;
 use self::slab::Index;
-use self::store::{Instant, Store};
+use self::store::{Instant, Pair, Since, Store};
 use crate::identity::Identity;
 use crate::limits;
 use crate::name::DnsName;
@@ -94,6 +94,15 @@ pub enum Lease {
     },
 }
 
+/// When an answer came, and until when its addresses are open to new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When it came; `None` where nobody knows. Kept in whole seconds.
+    pub since: Option<Timestamp>,
+    /// First instant at which no new flow may start.
+    pub deadline: Timestamp,
+}
+
 /// Addresses by identity and name, with their deadlines.
 #[derive(Debug, Default)]
 pub struct Learned {
@@ -124,17 +133,18 @@ impl Learned {
         Self { limits, ..Self::default() }
     }
 
-    /// Records that `name` answered with `addresses` for `identity`, open to new flows until
-    /// `deadline`. A lease that is fresh for longer keeps its later deadline. Returns the addresses
-    /// that lost a name to make room, whose kernel entries are out of date. On an error nothing
-    /// changed.
+    /// Records that `name` answered with `addresses` for `identity`, open to new flows for `term`. A
+    /// lease that is fresh for longer keeps its later deadline, and one that is known the instant at
+    /// which it was learned first. Returns the addresses that lost a name to make room, whose kernel
+    /// entries are out of date. On an error nothing changed.
     pub fn learn(
         &mut self,
         identity: Identity,
         name: &DnsName,
         addresses: &BTreeSet<IpAddr>,
-        deadline: Timestamp,
+        term: impl Into<Term>,
     ) -> Result<BTreeSet<Place>, LearnError> {
+        let term = term.into();
         if addresses.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -151,7 +161,7 @@ impl Learned {
             self.store.add_name(identity, name)
         });
         for &address in addresses {
-            self.learn_one(identity, name, address, deadline, &mut evicted);
+            self.learn_one(identity, name, address, term, &mut evicted);
         }
         self.retime(identity);
         self.make_room((name, addresses), &mut evicted);
@@ -171,13 +181,16 @@ impl Learned {
 
     /// Until when `name` opens its address to new flows; `None` where it does not.
     pub fn fresh_until(&self, (identity, address): Place, name: &DnsName) -> Option<Timestamp> {
-        let name = self.store.find_name(identity, name)?;
-        let address = self.store.find_address((identity, address))?;
-        let pair = self.store.find_pair(name, address)?;
-        match self.store.pair(pair)?.instant.lease() {
+        match self.pair((identity, address), name)?.instant.lease() {
             Lease::Fresh { deadline } => Some(deadline),
             Lease::Lingering { .. } => None,
         }
+    }
+
+    /// When `name` answered with the address first, to the second, for as long as it is held; `None`
+    /// where it is not, and where nobody said.
+    pub fn learned_at(&self, place: Place, name: &DnsName) -> Option<Timestamp> {
+        self.pair(place, name)?.since.at()
     }
 
     /// The addresses that `identity` holds, fresh or lingering, in order.
@@ -295,7 +308,7 @@ impl Learned {
         identity: Identity,
         name: Index,
         address: IpAddr,
-        deadline: Timestamp,
+        term: Term,
         evicted: &mut BTreeSet<Place>,
     ) {
         let address = match self.store.find_address((identity, address)) {
@@ -306,10 +319,10 @@ impl Learned {
             }
         };
         match self.store.find_pair(name, address) {
-            Some(pair) => self.extend(identity, pair, deadline),
+            Some(pair) => self.extend(identity, pair, term),
             None => {
-                let instant = Instant::fresh(deadline);
-                let pair = self.store.link(name, address, instant);
+                let instant = Instant::fresh(term.deadline);
+                let pair = self.store.link(name, address, instant, Since::new(term.since));
                 if let Some((pair, book)) = pair.zip(self.books.get_mut(&identity)) {
                     book.fresh.insert((instant.at(), pair));
                     self.changes.note(pair);
@@ -320,11 +333,12 @@ impl Learned {
     }
 
     /// Gives a pair that is known a later deadline.
-    fn extend(&mut self, identity: Identity, index: Index, deadline: Timestamp) {
+    fn extend(&mut self, identity: Identity, index: Index, Term { since, deadline }: Term) {
         let (Some(pair), Some(book)) = (self.store.pair_mut(index), self.books.get_mut(&identity))
         else {
             return;
         };
+        pair.since = pair.since.or_earlier(Since::new(since));
         match pair.instant.lease() {
             Lease::Fresh { deadline: known } if known >= deadline => return,
             Lease::Fresh { deadline: known } => book.fresh.remove(&(known, index)),
@@ -448,8 +462,21 @@ impl Learned {
         }
     }
 
+    fn pair(&self, place: Place, name: &DnsName) -> Option<&Pair> {
+        let name = self.store.find_name(place.0, name)?;
+        let address = self.store.find_address(place)?;
+        self.store.pair(self.store.find_pair(name, address)?)
+    }
+
     fn book(&self, identity: Identity) -> Option<&Book> {
         self.books.get(&identity)
+    }
+}
+
+impl From<Timestamp> for Term {
+    /// Until `deadline`, since nobody knows when.
+    fn from(deadline: Timestamp) -> Self {
+        Self { since: None, deadline }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
@@ -15,7 +16,9 @@ use crate::time::Timestamp;
 /// What entries are charged: their places, their share of the indexes, and a name's octets beside.
 const NAME_OCTETS: usize = 80;
 const ADDRESS_OCTETS: usize = 48;
-const PAIR_OCTETS: usize = 56;
+const PAIR_OCTETS: usize = 60;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -48,6 +51,7 @@ pub(super) struct HeldAddress {
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) instant: Instant,
+    pub(super) since: Since,
     pub(super) name: Index,
     address: Index,
     next_of_name: Option<Index>,
@@ -61,6 +65,11 @@ pub(super) struct Instant {
     high: u32,
     low: u32,
 }
+
+/// When a pair was learned first, in seconds since boot and so in four octets; nothing where nobody
+/// said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Since(Option<NonZeroU32>);
 
 /// What went with a pair.
 #[derive(Debug)]
@@ -183,12 +192,19 @@ impl Store {
     }
 
     /// Makes `address` one of `name`'s; it was none.
-    pub(super) fn link(&mut self, name: Index, address: Index, instant: Instant) -> Option<Index> {
+    pub(super) fn link(
+        &mut self,
+        name: Index,
+        address: Index,
+        instant: Instant,
+        since: Since,
+    ) -> Option<Index> {
         let (of_name, of_address) = (self.names.get_mut(name)?, self.addresses.get_mut(address)?);
         self.octets += PAIR_OCTETS;
         let next_of_name = of_name.first;
         let index = self.pairs.insert(Pair {
             instant,
+            since,
             name,
             address,
             next_of_name,
@@ -315,5 +331,23 @@ impl Instant {
 
     fn unpack(self) -> u64 {
         u64::from(self.high) << 32 | u64::from(self.low)
+    }
+}
+
+impl Since {
+    /// Rounded up, so that nothing is learned before it was.
+    pub(super) fn new(at: Option<Timestamp>) -> Self {
+        let seconds = at.map(|at| at.as_nanos().div_ceil(NANOS_PER_SECOND));
+        let seconds = seconds.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        Self(seconds.and_then(NonZeroU32::new))
+    }
+
+    /// The earlier of both, as far as they are known.
+    pub(super) fn or_earlier(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
+    pub(super) fn at(self) -> Option<Timestamp> {
+        self.0.map(|seconds| Timestamp::from_nanos(u64::from(seconds.get()) * NANOS_PER_SECOND))
     }
 }

@@ -45,7 +45,7 @@ fn assert_consistent(learned: &Learned) {
             assert!(learned.leases(place).any(|(leased, _)| leased == name), "{name}");
             names.insert(name.clone());
             addresses.insert(place.1);
-            octets += 56;
+            octets += 60;
         }
         for (instant, pair) in &book.fresh {
             let lease = learned.store.pair(*pair).unwrap().instant.lease();
@@ -68,6 +68,28 @@ fn assert_consistent(learned: &Learned) {
     let due: BTreeSet<_> =
         learned.books.iter().filter_map(|(id, book)| Some((book.next?, *id))).collect();
     assert_eq!(learned.due, due);
+}
+
+#[test]
+fn first_answer_says_since_when_a_name_is_known() {
+    let mut learned = Learned::default();
+    let (name, place) = (mk_name("a.test"), mk_place(POD, "203.0.113.1"));
+    let addresses = mk_addresses(&["203.0.113.1"]);
+    let learn = |learned: &mut Learned, since: Option<u64>, deadline| {
+        let term = Term { since: since.map(at), deadline: at(deadline) };
+        learned.learn(POD, &name, &addresses, term).unwrap();
+        learned.learned_at(place, &name)
+    };
+    assert_eq!(learn(&mut learned, None, 10), None, "nobody said");
+    assert_eq!(learn(&mut learned, Some(7), 20), Some(at(7)));
+    assert_eq!(learn(&mut learned, Some(15), 30), Some(at(7)), "a later answer");
+    learned.expire(at(40));
+    assert_eq!(learn(&mut learned, Some(50), 60), Some(at(7)), "it lingered meanwhile");
+    learned.forget(POD);
+    assert_eq!(learn(&mut learned, Some(70), 80), Some(at(70)), "it was gone meanwhile");
+    let other = mk_place(OTHER, "203.0.113.1");
+    assert_eq!(learned.learned_at(other, &mk_name("a.test")), None);
+    assert_eq!(size_of::<Pair>(), 32, "four octets say it");
 }
 
 #[test]

@@ -74,7 +74,7 @@ bench-audit: setup ## Measures what records of decisions cost at 5,000 lookups a
 	  cargo bench --quiet --profile dev -p namegate-integration --bench audit $(as_root)
 
 .PHONY: bench-path
-bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS='-o json')
+bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS=--json)
 	@cargo bench --quiet -p namegate-egress-bpf --bench path $(as_root) -- $(ARGS)
 
 .PHONY: check

@@ -23,7 +23,24 @@ fn a_wrong_word_is_a_usage_error_that_says_the_right_one() {
         (&["why", "shop/checkout", "api.example.com", "65536"], "from 1 to 65535"),
         (&["observe", "--pod", "checkout"], "NAMESPACE/ for all of a namespace"),
         (&["observe", "--verdict", "blocked"], "denied"),
-        (&["drops", "--top", "0"], "zero"),
+        (&["drops", "--top", "0"], "from 1 on"),
+        (&["why", "shop/checkout", "a b", "443"], "such as api.example.com"),
+        (&["why", "shop/checkout", "http://api.example.com"], "without scheme, port or path"),
+        (&["why", "shop/checkout", "data/db", "443"], "namegate endpoints"),
+        (&["observe", "--reason", "no-rules"], "a similar value exists: 'no-rule'"),
+        (&["observe", "--reason", "foo"], "conntrack-quota"),
+        (&["names", "-n", "shop", "--pod", "shop/web"], "cannot be used with"),
+        (&["suggest"], "<--from <FILE|->|--live>"),
+        (&["man", "--directory", "/nope"], "make it first"),
+        (
+            &["agent", "--resolver", "kube-dns"],
+            "'--resolver <ADDRESS>': write an IPv4 or IPv6 address",
+        ),
+        (&["agent", "--pod-cidr", "10.0.0.1"], "10.0.0.1/32 for this address alone"),
+        (
+            &["check", "--pod-cidr", "x", "."],
+            "'--pod-cidr <CIDR>': write an address and the length",
+        ),
         (&["flows", "--pod", "checkout"], "default/checkout"),
         (&["names", "--pod", "checkout"], "default/checkout"),
         (&["explain", "--manifests", ".", "--from", "a/b", "--to", "c/d", "--port", "0"], "65535"),
@@ -33,6 +50,14 @@ fn a_wrong_word_is_a_usage_error_that_says_the_right_one() {
         assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
         assert!(said.contains(hint), "{words:?}: {said}");
     }
+}
+
+#[test]
+fn nothing_to_convert_from_is_an_error() {
+    let output = namegate(&["convert", "-"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("there is no object in it"), "{said}");
 }
 
 #[test]

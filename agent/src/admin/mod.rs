@@ -44,7 +44,7 @@ pub use policies::{PolicyItem, RuleItem};
 pub use records::{KEPT as RECORDS_KEPT, Recent};
 pub use server::{Places, Routers, Server};
 pub use shared::{AlsoName, OpeningName, SharedAddresses, SharedItem, follow_shared};
-pub use sieve::{VERDICTS, Wanted};
+pub use sieve::{VERDICTS, Wanted, reasons};
 pub use status::{Finding, Severity, StatusReport, status};
 pub use why::{ConsideredReport, EndReport, LearnedReport, LookupReport, TargetReport, WhyReport};
 

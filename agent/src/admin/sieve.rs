@@ -1,12 +1,23 @@
 //! Which records a reader wants.
 
+use std::collections::BTreeSet;
+
+use namegate_egress_bpf::abi::{DropReason, Pass};
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
 use crate::audit::{DnsRecord, FlowRecord, FlowVerdict, LookupVerdict, Peer, PolicyLabel, Record};
+use crate::metrics::lookup_reasons;
 
 /// The verdicts that records have.
 pub const VERDICTS: [&str; 6] = ["allowed", "denied", "audit", "error", "forwarded", "dropped"];
+
+/// The reasons that records have, in order.
+pub fn reasons() -> BTreeSet<&'static str> {
+    let passes = Pass::ALL.iter().map(|pass| pass.as_str());
+    let drops = DropReason::ALL.iter().map(|reason| reason.as_str());
+    lookup_reasons().chain(passes).chain(drops).collect()
+}
 
 /// What a reader asks for; what is not given does not matter.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -43,6 +43,9 @@ pub struct StatusReport {
     pub packets: BTreeMap<String, u64>,
     /// Records of decisions that were lost, by where.
     pub lost: BTreeMap<String, u64>,
+    /// Records of decisions that the bounds of their pods kept out of log and memory.
+    #[serde(default)]
+    pub suppressed: u64,
     /// What is wrong or odd, the worst first; empty where all is well.
     pub findings: Vec<Finding>,
 }
@@ -92,6 +95,7 @@ pub async fn status(context: &Context) -> Result<StatusReport, Failure> {
         lookups: BTreeMap::new(),
         packets: BTreeMap::new(),
         lost: BTreeMap::new(),
+        suppressed: context.log.counts().suppressed,
         findings: Vec::new(),
     };
     report.findings.extend(unfollowed(context.watches.each()));

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use namegate_egress_bpf::datapath::AttachPoint;
 
-use super::{AuditArgs, MapArgs, SizeArgs, duration};
+use super::{AuditArgs, MapArgs, SizeArgs, duration, subject};
 use crate::admin::{DEFAULT_SOCKET, Places};
 use crate::cni::chain::{self, Chain, Place};
 use crate::resolvers::ResolverGroup;
@@ -55,7 +55,8 @@ pub struct AgentArgs {
         long = "resolver",
         env = "NAMEGATE_RESOLVERS",
         value_name = "ADDRESS",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = subject::address
     )]
     pub resolvers: Vec<IpAddr>,
     /// Resolvers that give the same answers, separated by commas: where one does not answer, fails or
@@ -84,7 +85,8 @@ pub struct AgentArgs {
         long = "pod-cidr",
         env = "NAMEGATE_POD_CIDRS",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = subject::cidr
     )]
     pub pod_cidrs: Vec<IpNet>,
     /// Range that services get their addresses from; names never open it; may be repeated
@@ -92,7 +94,8 @@ pub struct AgentArgs {
         long = "service-cidr",
         env = "NAMEGATE_SERVICE_CIDRS",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = subject::cidr
     )]
     pub service_cidrs: Vec<IpNet>,
     /// Addresses of the cluster's nodes; names never open them; may be repeated
@@ -100,7 +103,8 @@ pub struct AgentArgs {
         long = "node-cidr",
         env = "NAMEGATE_NODE_CIDRS",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = subject::cidr
     )]
     pub node_cidrs: Vec<IpNet>,
     /// Shortest time that an answer opens its addresses for
@@ -170,7 +174,13 @@ pub struct AgentArgs {
     #[arg(long, env = "NAMEGATE_SYSCTL_DIR", value_name = "DIR", default_value = "/proc/sys")]
     pub sysctl_dir: PathBuf,
     /// What becomes of a pod that starts while nobody can see its policy in force, with --cni-lists
-    #[arg(long, env = "NAMEGATE_CNI_FAILURE_POLICY", value_enum, default_value = "fail")]
+    #[arg(
+        long,
+        env = "NAMEGATE_CNI_FAILURE_POLICY",
+        value_enum,
+        ignore_case = true,
+        default_value = "fail"
+    )]
     pub cni_failure_policy: CniFailure,
     /// How long a pod may take to come under policy before it fails to start, with --cni-lists
     #[arg(long, env = "NAMEGATE_CNI_WAIT", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]

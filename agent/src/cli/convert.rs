@@ -61,7 +61,7 @@ pub(super) fn run(args: &ConvertArgs) -> ExitCode {
         Ok(directory) => directory,
         Err(message) => return usage(message),
     };
-    let is_whole = report_problems(&directory);
+    let is_whole = report_problems(&directory) & report_nothing(&args.paths, &directory);
     let said = say(&directory, &args.cluster_domain);
     let is_converted = !said.iter().any(|one| matches!(one.said.1, Said::Impossible(_)));
     let documents = documents(said);
@@ -85,6 +85,19 @@ fn report_problems(directory: &Directory) -> bool {
         eprintln!("error: {problem}");
     }
     is_whole
+}
+
+/// Whether there was any object at all: none is what a command before a pipe leaves when it fails.
+fn report_nothing(paths: &[PathBuf], directory: &Directory) -> bool {
+    let is_empty = directory.object_count() == 0 && directory.problems().next().is_none();
+    if is_empty {
+        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        eprintln!(
+            "error: {}: there is no object in it; look at what writes it",
+            plain(&paths.join(", "))
+        );
+    }
+    !is_empty
 }
 
 fn say(directory: &Directory, domain: &DnsName) -> Vec<Located<(PolicyRef, Said)>> {

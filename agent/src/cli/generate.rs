@@ -39,9 +39,12 @@ pub(super) fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
         clap_mangen::Man::new(command).render(&mut page)?;
         return Ok(super::print(&page));
     };
-    clap_mangen::generate_to(command, directory).with_context(|| {
-        format!("cannot write the pages to {}: make the directory first", directory.display())
-    })?;
+    if !directory.is_dir() {
+        eprintln!("namegate: --directory {}: not a directory; make it first", directory.display());
+        return Ok(ExitCode::from(2));
+    }
+    clap_mangen::generate_to(command, directory)
+        .with_context(|| format!("cannot write the pages to {}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -29,6 +29,9 @@ pub struct PodArgs {
     /// Only of this pod
     #[arg(long, value_name = "NAMESPACE/POD", value_parser = subject::pod)]
     pod: Option<String>,
+    /// Only of pods of this namespace
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "pod")]
+    namespace: Option<String>,
 }
 
 /// Options of `namegate names`.
@@ -44,6 +47,12 @@ pub struct NamesArgs {
 impl ListArgs {
     fn is_wanted(&self, namespace: Option<&str>) -> bool {
         self.namespace.is_none() || self.namespace.as_deref() == namespace
+    }
+}
+
+impl PodArgs {
+    fn is_wanted(&self, pod: &str) -> bool {
+        subject::is_in(self.namespace.as_deref(), pod)
     }
 }
 
@@ -120,7 +129,8 @@ pub(super) fn policies(args: &ListArgs) -> anyhow::Result<()> {
 pub(super) fn names(args: &NamesArgs) -> anyhow::Result<()> {
     let ask = &args.of.ask;
     let path = path("/v1/names", [("pod", &args.of.pod), ("name", &args.name)]);
-    let items: Vec<NameItem> = Client::new(ask).get(&path)?;
+    let mut items: Vec<NameItem> = Client::new(ask).get(&path)?;
+    items.retain(|item| item.pods.iter().any(|pod| args.of.is_wanted(pod)));
     show(ask, &items, &["PODS", "NAME", "ADDRESS", "AGE", "OPEN FOR", "FLOWS", "RULE"], |item| {
         let open = match (item.open_for_s, item.past_for_s) {
             _ if item.rules.is_empty() => Cell::new("opens nothing", Tone::Faint),
@@ -141,8 +151,9 @@ pub(super) fn names(args: &NamesArgs) -> anyhow::Result<()> {
 }
 
 pub(super) fn flows(args: &PodArgs) -> anyhow::Result<()> {
-    let items: Vec<FlowItem> =
+    let mut items: Vec<FlowItem> =
         Client::new(&args.ask).get(&path("/v1/flows", [("pod", &args.pod), ("", &None)]))?;
+    items.retain(|item| args.is_wanted(&item.pod));
     let header = ["POD", "WAY", "OTHER END", "PROTOCOL", "STATE", "AGE", "IDLE", "PACKETS", "RULE"];
     show(&args.ask, &items, &header, |item| {
         let tone = if item.state == "cut" { Tone::Bad } else { Tone::Plain };

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 
 use super::client::{AskArgs, Client, Format};
@@ -15,7 +16,7 @@ use super::lists::{ascii, json, path};
 use super::subject;
 use super::table::{Cell, Screen, Table, Tone, print};
 use super::told::{Told, told};
-use crate::admin::VERDICTS;
+use crate::admin::{VERDICTS, reasons};
 use crate::audit::Line;
 
 /// Options of `namegate observe`.
@@ -38,7 +39,7 @@ pub struct DropsArgs {
     #[command(flatten)]
     sieve: SieveArgs,
     /// How many kinds of refusals to list, the most frequent first
-    #[arg(long, value_name = "NUMBER", default_value = "10")]
+    #[arg(long, value_name = "NUMBER", default_value = "10", value_parser = subject::count)]
     top: NonZeroUsize,
 }
 
@@ -54,14 +55,17 @@ pub struct SieveArgs {
     /// Only about this pod, at either end; `NAMESPACE/` for any of a namespace
     #[arg(long, value_name = "NAMESPACE/POD", value_parser = subject::pod_or_namespace)]
     pod: Option<String>,
+    /// Only about pods of this namespace, at either end
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "pod")]
+    namespace: Option<String>,
     /// Only names that contain this
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     /// Only what this policy decided, or did not allow
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     policy: Option<String>,
-    /// Only for this reason, such as no-rule
-    #[arg(long, value_name = "REASON")]
+    /// Only for this reason, such as no-rule; a wrong one lists them all
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(reasons()), hide_possible_values = true)]
     reason: Option<String>,
 }
 
@@ -70,13 +74,15 @@ impl SieveArgs {
         let since = self.since.map(|age| age.as_secs().to_string());
         let verdict = (!verdicts.is_empty()).then(|| verdicts.join(","));
         let follow = follows.then(|| "true".to_owned());
+        let pods_of = self.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+        let pod = self.pod.clone().or(pods_of);
         path(
             "/v1/records",
             [
                 ("since_s", &since),
                 ("follow", &follow),
                 ("verdict", &verdict),
-                ("pod", &self.pod),
+                ("pod", &pod),
                 ("name", &self.name),
                 ("policy", &self.policy),
                 ("reason", &self.reason),

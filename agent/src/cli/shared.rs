@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::client::{AskArgs, Client, Format};
 use super::lists::json;
+use super::subject;
 use crate::admin::{SharedAddresses, SharedItem};
 use crate::audit::PolicyLabel;
 use crate::source::plain;
@@ -20,10 +21,18 @@ so there may be more.")]
 pub struct SharedArgs {
     #[command(flatten)]
     ask: AskArgs,
+    /// Only of pods of this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 pub(super) fn run(args: &SharedArgs) -> anyhow::Result<()> {
-    let shared: SharedAddresses = Client::new(&args.ask).get("/v1/shared")?;
+    let mut shared: SharedAddresses = Client::new(&args.ask).get("/v1/shared")?;
+    let all = shared.items.len();
+    let is_wanted = |pod: &String| subject::is_in(args.namespace.as_deref(), pod);
+    shared.items.retain(|item| item.pods.iter().any(is_wanted));
+    // Those that are counted and not listed may be anybody's.
+    shared.count -= (all - shared.items.len()) as u64;
     if args.ask.output == Format::Json {
         return json(&shared);
     }

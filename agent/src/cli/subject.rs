@@ -1,6 +1,11 @@
-//! Pods and ports as commands are given them: refused where they mean nothing, before anybody is asked.
+//! Pods, names, addresses and ports as commands are given them: refused where they mean nothing, before
+//! anybody is asked.
 
-use std::num::NonZeroU16;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+
+use ipnet::IpNet;
+use namegate_policy::name::DnsName;
 
 /// Reads `NAMESPACE/POD`.
 pub(super) fn pod(text: &str) -> Result<String, String> {
@@ -28,6 +33,50 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     text.parse::<NonZeroU16>()
         .map(NonZeroU16::get)
         .map_err(|_| "write the number of a port, from 1 to 65535".to_owned())
+}
+
+/// Reads whom a flow goes to: an address, or a name as pods ask for it.
+pub(super) fn target(text: &str) -> Result<String, String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    if text.bytes().all(is_plain) && DnsName::parse(text).is_ok_and(|name| !name.is_root()) {
+        return Ok(text.to_owned());
+    }
+    Err(if text.contains("://") || text.contains(':') {
+        "write the name or the address alone, without scheme, port or path: the port comes after it"
+    } else if text.contains('/') {
+        "write a name or an address; that of a pod is in `namegate endpoints` and in `kubectl get pod -o wide`"
+    } else {
+        "write a name such as api.example.com, or an address such as 203.0.113.10"
+    }
+    .to_owned())
+}
+
+/// Reads an address.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "write an IPv4 or IPv6 address, such as 10.96.0.10".to_owned())
+}
+
+/// Reads a prefix.
+pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(address) => {
+            format!("write its length behind it, {} for this address alone", IpNet::from(address))
+        }
+        Err(_) => "write an address and the length of its prefix, such as 10.244.0.0/16".to_owned(),
+    })
+}
+
+/// Reads how many of something are wanted.
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "write how many, from 1 on".to_owned())
+}
+
+/// Whether a pod, as `NAMESPACE/NAME`, is in a namespace; where none is asked for, every one is.
+pub(super) fn is_in(namespace: Option<&str>, pod: &str) -> bool {
+    namespace.is_none_or(|asked| pod.split_once('/').is_some_and(|(found, _)| found == asked))
 }
 
 fn is_name(pod: &str) -> bool {
@@ -61,6 +110,34 @@ mod tests {
         for text in ["", "/", "/web", "web", "a/b/c"] {
             assert!(pod_or_namespace(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn whom_a_flow_goes_to_is_a_name_or_an_address() {
+        for text in ["api.example.com", "db", "_srv.a-b.example.", "203.0.113.10", "2001:db8::1"] {
+            assert_eq!(target(text).as_deref(), Ok(text));
+        }
+        for (text, hint) in [
+            ("http://x", "without scheme"),
+            ("api.example.com:443", "without scheme"),
+            ("data/db", "namegate endpoints"),
+            ("a b", "such as api.example.com"),
+            ("", "such as api.example.com"),
+            (".", "such as api.example.com"),
+            ("*.example.com", "such as api.example.com"),
+        ] {
+            assert!(target(text).unwrap_err().contains(hint), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_prefixes_are_told_apart() {
+        assert_eq!(
+            cidr("10.0.0.1").unwrap_err(),
+            "write its length behind it, 10.0.0.1/32 for this address alone"
+        );
+        assert!(cidr("10.0.0.0/33").unwrap_err().contains("such as 10.244.0.0/16"));
+        assert!(address("kube-dns").unwrap_err().contains("such as 10.96.0.10"));
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use namegate_policy::name::DnsName;
 
 use super::client::{Client, ClientError};
 use super::lists::path;
 use super::{check, duration};
-use crate::admin::{DEFAULT_SOCKET, RECORDS_KEPT};
+use crate::admin::{DEFAULT_SOCKET, RECORDS_KEPT, StatusReport};
 use crate::audit::{Line, SCHEMA};
 use crate::suggest::{Document, Filter, Observed, Wording, suggest};
 
@@ -25,6 +25,7 @@ const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// Options of `namegate suggest`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("observed").args(["from", "live"]).required(true))]
 #[command(after_help = "\
 Examples:
   namegate suggest --from /var/log/namegate.jsonl --namespace shop > shop.yaml
@@ -46,10 +47,10 @@ through the proxy: select the pods with a policy of `mode: Audit` first, watch, 
 Exit codes: 0 suggested, 1 something could not be read or nothing was seen, 2 wrong usage.")]
 pub struct SuggestArgs {
     /// An audit log; `-` is standard input; may be repeated
-    #[arg(long, required_unless_present = "live", value_name = "FILE|-")]
+    #[arg(long, value_name = "FILE|-")]
     pub from: Vec<PathBuf>,
     /// Ask the running agent for the decisions that it remembers
-    #[arg(long, conflicts_with = "from")]
+    #[arg(long)]
     pub live: bool,
     /// With --live: only the last so long
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "live", conflicts_with = "from")]
@@ -143,12 +144,23 @@ fn listen(args: &SuggestArgs, observed: &mut Observed) -> Result<(), ClientError
     if strange > 0 {
         eprintln!("warning: records of an agent of another version were left out: {strange}");
     }
-    if count >= RECORDS_KEPT && args.time.is_none() {
+    tell_forgotten(count, client.get("/v1/status")?);
+    Ok(())
+}
+
+/// Says what the agent does not remember. Only who asks for what comes hears all of that.
+fn tell_forgotten(count: usize, status: StatusReport) {
+    if count >= RECORDS_KEPT {
         eprintln!(
-            "warning: the agent remembers {RECORDS_KEPT} records, and earlier ones are not in this: use --for, or an audit log"
+            "warning: the agent remembers its latest {RECORDS_KEPT} decisions, and earlier ones are not in this: use --for, or an audit log"
         );
     }
-    Ok(())
+    if status.suppressed > 0 {
+        eprintln!(
+            "warning: of what was decided since the agent began, --audit-rate and --audit-sample kept {} records from its memory and its log: watch with --for, or raise --audit-rate",
+            status.suppressed
+        );
+    }
 }
 
 /// Reads a log, and says how many of its lines are no records.

@@ -18,7 +18,7 @@ pub struct WhyArgs {
     #[arg(value_name = "NAMESPACE/POD", value_parser = subject::pod)]
     pod: String,
     /// Whom to
-    #[arg(value_name = "NAME|ADDRESS")]
+    #[arg(value_name = "NAME|ADDRESS", value_parser = subject::target)]
     to: String,
     /// The port there
     #[arg(default_value_t = 443, value_parser = subject::port)]

@@ -31,6 +31,11 @@ const REASONS: [(DnsVerdict, &str); 14] = [
     (DnsVerdict::Denied, "new-names"),
 ];
 
+/// Why lookups end as they do.
+pub fn lookup_reasons() -> impl Iterator<Item = &'static str> {
+    REASONS.iter().map(|(_, reason)| *reason)
+}
+
 /// The codes that are told apart; any other is the last.
 const RCODES: [&str; 7] =
     ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "other"];

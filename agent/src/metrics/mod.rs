@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-pub use lookups::{Counted, HistogramReading, Lookups};
+pub use lookups::{Counted, HistogramReading, Lookups, lookup_reasons};
 pub use readings::{PolicyReading, Readings};
 
 /// The type of what [`Metrics::encode`] writes.

@@ -394,7 +394,7 @@ impl fmt::Display for Remote {
 impl Port {
     /// `None` for a protocol that rules name no ports of.
     fn of(protocol: &str, number: u16) -> Option<Self> {
-        let protocol = match protocol {
+        let protocol = match &*protocol.to_ascii_lowercase() {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             "sctp" => Protocol::Sctp,

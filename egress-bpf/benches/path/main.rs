@@ -6,7 +6,7 @@
 //! the socket that it ends at. `make bench-path` runs it; needs root.
 //!
 //! `cargo bench -p namegate-egress-bpf --bench path -- [--rounds N] [--packets N] [--connections N]
-//! [--repeat N] [--firsts N] [--only stack|connections|verdict] [-o json]`
+//! [--repeat N] [--firsts N] [--only stack|connections|verdict] [--json]`
 
 #![expect(clippy::expect_used, reason = "a benchmark that fails ends")]
 
@@ -70,7 +70,7 @@ fn main() {
         repeat: number("--repeat", 1_000_000),
         firsts: number("--firsts", 5_000),
         only: value("--only"),
-        json: value("-o").is_some_and(|form| form == "json"),
+        json: arguments.iter().any(|argument| argument == "--json"),
     };
     let mut report = Report::default();
     if options.wants("verdict") {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use namegate_policy::limits::FILE_OCTETS;
 use namegate_policy::name::DnsName;
 
+use super::subject;
 use crate::source::Directory;
 use report::{Report, Severity};
 
@@ -45,7 +46,7 @@ pub struct CheckArgs {
     #[arg(long)]
     pub strict: bool,
     /// Where pods have their addresses, besides those that given pods report
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = subject::cidr)]
     pub pod_cidr: Vec<IpNet>,
     /// The cluster's domain
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = domain)]

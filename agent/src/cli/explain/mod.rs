@@ -25,7 +25,7 @@ use namegate_policy::problem::distance;
 use namegate_policy::rule::Protocol;
 use serde::Serialize;
 
-use super::{Guard, check};
+use super::{Guard, check, subject};
 use crate::explain::{Engine, EngineKind};
 use crate::source::ProblemKind;
 use answer::Answer;
@@ -88,22 +88,22 @@ pub struct ExplainArgs {
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
     /// Addresses of the node of pods without spec.nodeName
-    #[arg(long = "node-address", value_name = "ADDRESS", value_delimiter = ',')]
+    #[arg(long = "node-address", value_name = "ADDRESS", value_delimiter = ',', value_parser = subject::address)]
     node_addresses: Vec<IpAddr>,
     /// Domain of the cluster, as the agent has it
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     cluster_domain: String,
     /// Range that pods get their addresses from, as the agent has it; may be repeated
-    #[arg(long = "pod-cidr", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "pod-cidr", value_name = "CIDR", value_delimiter = ',', value_parser = subject::cidr)]
     pod_cidrs: Vec<IpNet>,
     /// Range that services get their addresses from, as the agent has it; may be repeated
-    #[arg(long = "service-cidr", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "service-cidr", value_name = "CIDR", value_delimiter = ',', value_parser = subject::cidr)]
     service_cidrs: Vec<IpNet>,
     /// Addresses of nodes, as the agent has them; may be repeated
-    #[arg(long = "node-cidr", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "node-cidr", value_name = "CIDR", value_delimiter = ',', value_parser = subject::cidr)]
     node_cidrs: Vec<IpNet>,
     /// A further resolver whose lookups go through the proxy; may be repeated
-    #[arg(long = "resolver", value_name = "ADDRESS", value_delimiter = ',')]
+    #[arg(long = "resolver", value_name = "ADDRESS", value_delimiter = ',', value_parser = subject::address)]
     resolvers: Vec<IpAddr>,
     /// Whether a name may open private addresses, as the agent has it
     #[arg(long, value_enum, default_value = "standard")]

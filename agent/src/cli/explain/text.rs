@@ -117,9 +117,12 @@ fn end(text: &mut String, direction: &str, end: &EndAnswer) {
     line(text, 2, &format!("{direction} of {endpoint}: {verdict}{why}"));
     for (number, step) in (1..).zip(&end.considered) {
         if step.outcome == "not-reached" {
-            let left = end.considered.len() - number + 1;
-            let because = step.because.join("; ");
-            line(text, 3, &format!("  {number}. and {left} more, {because}"));
+            let last = end.considered.len();
+            let which = match last > number {
+                true => format!("{number}. to {last}."),
+                false => format!("{number}. {} {}", step.action, step.policy.short()),
+            };
+            line(text, 3, &format!("  {which}: {}", step.because.join("; ")));
             break;
         }
         let because = match step.because.as_slice() {

@@ -207,8 +207,7 @@ fn known_by(flow: &mut Flow, scene: &Scene, case: &mut Case) -> Result<Known, Dr
     Ok(Known::Current)
 }
 
-/// Whether a packet that neither opens nor closes anything goes on with the flow, without anybody
-/// being asked.
+/// Whether a packet that opens nothing goes on with the flow, without anybody being asked.
 #[inline(always)]
 pub(super) const fn goes_on(flow: &Flow, number: u8, generation: u32, now_ns: u64) -> bool {
     flow.role == ROLE_PLAIN
@@ -219,10 +218,10 @@ pub(super) const fn goes_on(flow: &Flow, number: u8, generation: u32, now_ns: u6
 
 /// Lets such a packet leave its traces.
 #[inline(always)]
-pub(super) fn note_known(flow: &mut Flow, scene: &Scene, length: u32) {
+pub(super) fn note_known(flow: &mut Flow, scene: &Scene, length: u32, ends: bool) {
     let opener = opener(flow);
     let is_reply = is_reply(Way::Straight, opener, scene.direction);
-    note(flow, is_reply, opener, length, scene.now_ns, false);
+    note(flow, is_reply, opener, length, scene.now_ns, ends);
 }
 
 /// Whether the packet comes from who did not open the flow.

@@ -2,8 +2,8 @@
 //!
 //! It can let a packet through and nothing else, and lets through only what the long way would as
 //! [`Pass::Known`], with the same traces left behind. What it does not recognise at once takes the
-//! long way: tags, options, fragments, packets that open or close a connection, lookups, services,
-//! other protocols, and headers outside of the linear part of a socket buffer.
+//! long way: tags, options, fragments, packets that open a connection, lookups, services, other
+//! protocols, and headers outside of the linear part of a socket buffer.
 
 use super::conntrack::{goes_on, note_known};
 use super::dns::{self, is_proxy};
@@ -52,7 +52,7 @@ pub fn pass_known<P: Packet, M: Maps>(packet: &P, maps: &mut M, scene: &Scene) -
     if !goes_on(flow, key.protocol, generation, scene.now_ns) {
         return None;
     }
-    note_known(flow, scene, packet.length());
+    note_known(flow, scene, packet.length(), read.ends_flow);
     Some(Pass::Known)
 }
 
@@ -70,6 +70,8 @@ struct Read {
     /// Source and destination port.
     ports: u32,
     protocol: u8,
+    /// Whether it closes a connection.
+    ends_flow: bool,
 }
 
 impl Read {
@@ -106,9 +108,9 @@ impl Read {
             return None;
         }
         let payload = total.checked_sub(IPV4_HEADER as u32)?;
-        check_transport(packet, ETHERNET + IPV4_HEADER, protocol, payload)?;
+        let ends_flow = ends_flow(packet, ETHERNET + IPV4_HEADER, protocol, payload)?;
         let ends = (Address::from_v4_word(source), Address::from_v4_word(destination));
-        Some(Self { ends: turned(ends, direction), ports, protocol })
+        Some(Self { ends: turned(ends, direction), ports, protocol, ends_flow })
     }
 
     #[inline(always)]
@@ -125,8 +127,8 @@ impl Read {
         if ends.0.is_v4() || ends.1.is_v4() {
             return None;
         }
-        check_transport(packet, ETHERNET + IPV6_HEADER, protocol, payload)?;
-        Some(Self { ends: turned(ends, direction), ports, protocol })
+        let ends_flow = ends_flow(packet, ETHERNET + IPV6_HEADER, protocol, payload)?;
+        Some(Self { ends: turned(ends, direction), ports, protocol, ends_flow })
     }
 }
 
@@ -139,24 +141,29 @@ const fn turned(ends: (Address, Address), direction: Direction) -> (Address, Add
     }
 }
 
-/// Whether the transport header is whole, and neither opens nor closes anything.
+/// Whether the packet closes a connection; `None` where its transport header is not whole, or opens one.
 #[inline(always)]
-fn check_transport<P: Packet>(packet: &P, at: usize, number: u8, payload: u32) -> Option<()> {
-    let is_plain = match number {
+fn ends_flow<P: Packet>(packet: &P, at: usize, number: u8, payload: u32) -> Option<bool> {
+    match number {
         protocol::TCP => {
             let [fourth] = packet.words(at + 12)?;
             let [offset, flags, ..] = fourth.to_ne_bytes();
             let header = (offset >> 4) as u32 * 4;
-            let goes_on = flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK;
-            header >= 20 && header <= payload && goes_on
+            let acknowledges = flags & TCP_ACK != 0;
+            let (goes_on, ends) = match flags & (TCP_SYN | TCP_FIN | TCP_RST) {
+                0 | TCP_SYN => (acknowledges, false),
+                TCP_FIN => (acknowledges, true),
+                TCP_RST => (true, true),
+                _ => (false, false),
+            };
+            (goes_on && header >= 20 && header <= payload).then_some(ends)
         }
         protocol::UDP => {
             let [second] = packet.words(at + 4)?;
             let [high, low, ..] = second.to_ne_bytes();
             let length = u16::from_be_bytes([high, low]) as u32;
-            length >= 8 && length <= payload
+            (length >= 8 && length <= payload).then_some(false)
         }
-        _ => false,
-    };
-    is_plain.then_some(())
+        _ => None,
+    }
 }

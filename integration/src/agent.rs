@@ -90,8 +90,19 @@ impl Agent {
         version: Option<u32>,
         arguments: &[&str],
     ) -> Result<Self> {
-        let audit = AuditLog::new(&town.lab.file("audit.log"));
-        let mut command = command(&town.node.namespace)?;
+        Self::spawn_on(&town.lab, &town.node.namespace, manifests, version, arguments)
+    }
+
+    /// The same on a node that no town is around.
+    pub fn spawn_on(
+        lab: &Lab,
+        node: &Namespace,
+        manifests: &Manifests,
+        version: Option<u32>,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let audit = AuditLog::new(&lab.file("audit.log"));
+        let mut command = command(node)?;
         command.envs(version.map(|version| ("NAMEGATE_TEST_ABI_VERSION", version.to_string())));
         command
             .arg("agent")
@@ -101,12 +112,12 @@ impl Agent {
             .arg("--audit-log")
             .arg(audit.path())
             .arg("--pin-dir")
-            .arg(town.lab.pins())
+            .arg(lab.pins())
             .arg("--run-dir")
-            .arg(town.lab.file("run"))
+            .arg(lab.file("run"))
             .args(arguments);
-        let process = Daemon::start(&mut command, &town.lab.file("agent.log"))?;
-        Ok(Self { process, socket: town.lab.file("run").join(SOCKET), audit })
+        let process = Daemon::start(&mut command, &lab.file("agent.log"))?;
+        Ok(Self { process, socket: lab.file("run").join(SOCKET), audit })
     }
 
     /// Asks the agent by one of the commands that read its socket.

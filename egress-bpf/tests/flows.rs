@@ -120,6 +120,18 @@ fn a_connection_that_is_seen_to_open_needs_its_own_direction_alone() {
 }
 
 #[test]
+fn a_flow_to_a_group_lets_nobody_send_as_that_group() {
+    const GROUP: &str = "239.1.1.1";
+    let mut pod = Pod::open();
+    let to = frame::udp(5_000, 5_001, b"");
+    let there = frame::ip(OTHER_MAC, (ip(SITE), ip(GROUP)), 17, &to);
+    assert_eq!(pod.gets(&there), JUDGED);
+    assert_eq!(pod.gets(&there), KNOWN);
+    let back = frame::ip(MAC, (ip(GROUP), ip(SITE)), 17, &frame::udp(5_001, 5_000, b""));
+    assert_eq!(pod.sends(&back), drop(DropReason::Spoofed));
+}
+
+#[test]
 fn a_syn_against_a_live_flow_is_no_reply() {
     let mut pod = mk_connected(mk_isolated(), SITE);
     assert_eq!(pod.gets(&back(SITE, TCP_SYN)), drop(DropReason::NoFlow));

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use namegate_egress_bpf::abi::{Direction, DropReason, NameEntry, NameKey, Pass};
+use namegate_egress_bpf::abi::{Direction, DropReason, NameEntry, NameKey, PASSAGES, Pass};
 use namegate_egress_bpf::compile::NameWrites;
 use namegate_egress_bpf::datapath::{DatapathError, Options, RanVerdict, Reason};
 use namegate_egress_bpf::sim::frame;
@@ -29,7 +29,7 @@ use namegate_integration::lab;
 use namegate_policy::identity::Identity;
 use namegate_policy::time::Timestamp;
 use random::{Random, World};
-use twin::Twin;
+use twin::{LOOPBACK, Twin};
 
 /// Frames that are compared, unless `NAMEGATE_FRAMES` says otherwise.
 const FRAMES: u64 = 1_000_000;
@@ -266,6 +266,37 @@ fn flood_of_one_endpoint_leaves_room_for_others() -> Result<()> {
     for number in 0..ROOM / 3 {
         ensure!(twin.syn(place(number), 4_000)? == RanVerdict::Next, "{number} after the flood");
     }
+    twin.close()
+}
+
+/// The short way finds two endpoints in one place, of which one can have it, and none that is gone.
+#[test]
+fn endpoints_whose_interfaces_share_a_place_are_told_apart() -> Result<()> {
+    const ACK: u8 = 0x10;
+    const OTHER: u32 = LOOPBACK + PASSAGES;
+    if !lab::can_run("endpoints_whose_interfaces_share_a_place_are_told_apart")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("place")?;
+    let world = World::open();
+    twin.enter(&world)?;
+    let epoch = twin.epoch();
+    let remote = IpAddr::from([203, 0, 113, 1]);
+    ensure!(twin.syn(remote, 2_000)? == RanVerdict::Next);
+    ensure!(twin.segment(remote, 2_000, ACK)? == RanVerdict::Next, "its flow is known");
+    twin.datapath().remove_endpoint(LOOPBACK)?;
+    ensure!(twin.segment(remote, 2_000, ACK)? == RanVerdict::Drop, "it is gone");
+    twin.put_beside(&world, OTHER)?;
+    ensure!(twin.segment(remote, 2_000, ACK)? == RanVerdict::Drop, "the place is another's");
+    twin.be(&world, epoch)?;
+    ensure!(twin.segment(remote, 2_000, ACK)? == RanVerdict::Next, "its row is asked");
+    twin.datapath().remove_endpoint(OTHER)?;
+    twin.be(&world, epoch)?;
+    ensure!(twin.segment(remote, 2_000, ACK)? == RanVerdict::Next, "the place is its own again");
+    let known = Reason::Pass(Pass::Known);
+    ensure!(twin.counted(Direction::Egress, known)? == 3, "all that passed were known");
+    let gone = Reason::Drop(DropReason::NoEndpoint);
+    ensure!(twin.counted(Direction::Egress, gone)? == 2, "and the others nobody's");
     twin.close()
 }
 

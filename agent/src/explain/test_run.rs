@@ -75,12 +75,11 @@ impl TestRun {
         if self.standing == Some(ifindex) {
             return Ok(());
         }
-        match self.endpoints.get(&ifindex) {
-            Some(row) => {
-                let row = EndpointRow { ifindex: IFINDEX, epoch: self.epoch, ..row.clone() };
-                self.datapath.set_endpoint(&EndpointEntry::from(&row))?;
-            }
-            None => self.datapath.remove_endpoint(IFINDEX)?,
+        // No two flows of an epoch have the same port, so that nobody finds another's.
+        self.datapath.remove_endpoint(IFINDEX)?;
+        if let Some(row) = self.endpoints.get(&ifindex) {
+            let row = EndpointRow { ifindex: IFINDEX, epoch: self.epoch, ..row.clone() };
+            self.datapath.set_endpoint(&EndpointEntry::from(&row))?;
         }
         self.standing = Some(ifindex);
         Ok(())

@@ -153,6 +153,14 @@ impl Mac {
         Self([a, b, c, d, e, f])
     }
 
+    /// Its octets as a number of 48 bits.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        let [first, second] = [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])];
+        first as u64 | (second as u64) << 16 | (u16::from_ne_bytes([e, f]) as u64) << 32
+    }
+
     /// Whether `address` is the link-local address that RFC 4291 appendix A derives from this MAC.
     #[inline(always)]
     pub fn derives(&self, address: &Address) -> bool {

@@ -9,6 +9,7 @@ mod config;
 mod endpoint;
 mod event;
 mod flow;
+mod passage;
 mod reason;
 mod ruleset;
 mod service;
@@ -25,6 +26,7 @@ pub use flow::{
     Fragment, FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY,
     ROLE_TRANSLATED,
 };
+pub use passage::{PASSAGES, Passage};
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
 pub use ruleset::{RULES_MAX, RuleSet, WORDS};
 pub use service::{Backend, BackendKey, SERVICE_AFFINE, Service, ServiceKey};
@@ -35,7 +37,7 @@ pub use table::{
 };
 
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The oldest version whose rows of `ENDPOINTS` and `FLOWS` have this layout and meaning: from there on
 /// they are carried over.

@@ -67,6 +67,12 @@ pub enum DatapathError {
         /// What they say.
         found: u32,
     },
+    /// An endpoint loses an address and keeps the flows that it had under it.
+    #[error("interface {ifindex}: an endpoint that loses an address needs another epoch")]
+    SameEpoch {
+        /// The interface.
+        ifindex: u32,
+    },
     /// No interface has this index in the agent's namespace.
     #[error("no interface has the index {ifindex}")]
     NoInterface {

@@ -12,6 +12,7 @@ use super::attach::{AttachPoint, make_directories};
 use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
+use super::passages::Passages;
 use super::spot::{BOTH, make_directory};
 use super::{Datapath, Maps, Options, query, seam};
 use crate::abi::{ABI_VERSION, Direction, QuotaKey};
@@ -25,9 +26,10 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const NO_PINS: &str = "/proc/namegate-pins-nothing";
 
 /// Every map that outlives the agent.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 21] = [
     "CONFIG",
     "ENDPOINTS",
+    "PASSAGES",
     "IPCACHE",
     "RANGES",
     "TABLES",
@@ -136,6 +138,7 @@ impl Datapath {
         self.begin_quota(&QuotaKey::ALL)?;
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
+        self.restore_passages()?;
         (self.services, self.next_list) = self.maps.read_services()?;
         self.adopt_attached()?;
         self.finish_repairs()
@@ -147,6 +150,7 @@ impl Maps {
         Ok(Self {
             config: rows(ebpf, "CONFIG")?,
             endpoints: rows(ebpf, "ENDPOINTS")?,
+            passages: passages(ebpf)?,
             ipcache: rows(ebpf, "IPCACHE")?,
             ranges: rows(ebpf, "RANGES")?,
             tables: rows(ebpf, "TABLES")?,
@@ -237,6 +241,13 @@ fn rows<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Rows<K, V
         _ => return Err(DatapathError::Missing { name }),
     };
     Rows::new(name, data)
+}
+
+fn passages(ebpf: &mut Ebpf) -> Result<Passages, DatapathError> {
+    let Map::Array(data) = take(ebpf, "PASSAGES")? else {
+        return Err(DatapathError::Missing { name: "PASSAGES" });
+    };
+    Passages::new(&data)
 }
 
 pub(super) fn mistyped(map: &'static str, source: aya::maps::MapError) -> DatapathError {

@@ -18,6 +18,7 @@ mod events;
 mod hooks;
 mod load;
 mod netlink;
+mod passages;
 mod pods;
 mod query;
 mod quota;
@@ -57,6 +58,7 @@ use crate::abi::{
 };
 use batch::Rows;
 use earlier::Earlier;
+use passages::Passages;
 use pods::{CidrTrieKey, RangeTrieKey};
 use services::Written;
 use tables::RowKeys;
@@ -133,7 +135,7 @@ pub struct EndpointEntry {
     pub table: u32,
     /// Another number whenever what `table` means for live flows has changed.
     pub generation: u32,
-    /// Another number for each pod that ever had this interface.
+    /// Another number for each pod that ever had this interface, and whenever it loses an address.
     pub epoch: u32,
     /// Whether its lookups go to the proxy.
     pub is_dns_governed: bool,
@@ -184,6 +186,7 @@ pub struct Datapath {
 struct Maps {
     config: Rows<u32, Config>,
     endpoints: Rows<u32, Endpoint>,
+    passages: Passages,
     ipcache: Rows<Address, u32>,
     ranges: Rows<RangeTrieKey, u32>,
     tables: Rows<TableKey, Table>,

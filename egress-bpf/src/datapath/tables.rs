@@ -14,7 +14,7 @@ use super::pods::CidrTrieKey;
 use super::{Datapath, EndpointEntry, Maps, seam};
 use crate::abi::{
     ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, ENDPOINT_TRANSLATED,
-    Endpoint, HitKey, Mac, PeerKey, PortKey, QuotaKey, RuleSet, TableKey,
+    Endpoint, HitKey, Mac, Passage, PeerKey, PortKey, QuotaKey, RuleSet, TableKey,
 };
 use crate::compile::{CidrRow, RowChanges, TableRows};
 
@@ -106,21 +106,42 @@ impl Datapath {
 
     /// Puts an endpoint under a table that is installed: the one write that a swap is.
     pub fn set_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
+        let ifindex = endpoint.ifindex;
         if !self.tables.contains_key(&endpoint.table) {
             return Err(DatapathError::NoTable { table: endpoint.table });
         }
+        // The short way knows the endpoint's addresses by the flows of its epoch.
+        if let Some(known) = self.endpoints.get(&ifindex)
+            && known.epoch == endpoint.epoch
+            && !known.addresses.is_subset(&endpoint.addresses)
+        {
+            return Err(DatapathError::SameEpoch { ifindex });
+        }
         let row = endpoint.row()?;
         self.begin_quota(&QuotaKey { ifindex: endpoint.ifindex, epoch: endpoint.epoch })?;
-        self.maps.endpoints.put(&endpoint.ifindex, &row)?;
-        self.endpoints.insert(endpoint.ifindex, endpoint.clone());
+        // First, so that flows of the generation before ask the row, whichever it is.
+        self.maps.passages.put(ifindex, &Passage::of(ifindex, &row));
+        self.maps.endpoints.put(&ifindex, &row)?;
+        self.endpoints.insert(ifindex, endpoint.clone());
         Ok(())
     }
 
     /// Forgets an endpoint: what still comes over its interface is dropped. Its flows are dead, and
     /// the next sweep removes them.
     pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.maps.passages.clear(ifindex);
         self.maps.endpoints.remove(&ifindex)?;
         self.endpoints.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Lets the short way know of the endpoints that a previous agent wrote, and of no others.
+    pub(super) fn restore_passages(&self) -> Result<(), DatapathError> {
+        let mut rows = BTreeMap::new();
+        for (ifindex, endpoint) in &self.endpoints {
+            rows.insert(*ifindex, Passage::of(*ifindex, &endpoint.row()?));
+        }
+        self.maps.passages.restore(&rows);
         Ok(())
     }
 

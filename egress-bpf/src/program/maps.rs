@@ -3,7 +3,7 @@
 //! What grows with the cluster's policies and with what pods look up is allocated as it is written;
 //! what packets write is allocated beforehand, so that an insert is cheap and fails only when full.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -12,8 +12,8 @@ use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{
     Address, Backend, BackendKey, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint,
     Event, EventVerdict, FRAGMENTS_EACH, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry,
-    NameKey, Pass, PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet, Service, ServiceKey, Table,
-    TableKey,
+    NameKey, PASSAGES as PLACES, Pass, Passage, PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet,
+    Service, ServiceKey, Table, TableKey,
 };
 use namegate_egress_bpf::verdict::{Case, Full, Gate, Maps, Question, Scene, admit, answer, track};
 
@@ -23,6 +23,9 @@ use crate::skb::Skb;
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+/// Written by user space as memory, a word at a time.
+#[map]
+static PASSAGES: Array<Passage> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
 #[map]
 static IPCACHE: HashMap<Address, u32> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 #[map]
@@ -128,6 +131,24 @@ impl Maps for KernelMaps {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         // SAFETY: user space replaces whole entries; a reader keeps the one it found (RCU).
         unsafe { ENDPOINTS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn passage(&self, ifindex: u32) -> Option<Passage> {
+        if let Some(place) = PASSAGES.get_ptr(ifindex % PLACES) {
+            // SAFETY: whole words, which user space may write meanwhile: each is read once.
+            let passage = unsafe {
+                Passage {
+                    whose: (&raw const (*place).whose).read_volatile(),
+                    current: (&raw const (*place).current).read_volatile(),
+                    source: (&raw const (*place).source).read_volatile(),
+                }
+            };
+            if passage.is_of(ifindex) {
+                return Some(passage);
+            }
+        }
+        Some(Passage::of(ifindex, self.endpoint(ifindex)?))
     }
 
     #[inline(always)]

@@ -1,8 +1,8 @@
 use super::{Case, Question, Scene, admit, answer, track};
 use crate::abi::{
     Address, Backend, BackendKey, CidrKey, Config, DropReason, Endpoint, Flow, FlowKey, Fragment,
-    FragmentKey, HitKey, NameEntry, NameKey, Pass, PeerKey, PortKey, QuotaKey, RuleSet, Service,
-    ServiceKey, Table, TableKey,
+    FragmentKey, HitKey, NameEntry, NameKey, Pass, Passage, PeerKey, PortKey, QuotaKey, RuleSet,
+    Service, ServiceKey, Table, TableKey,
 };
 use crate::packet::Packet;
 
@@ -51,6 +51,11 @@ pub trait Maps {
 
     /// The endpoint behind an interface.
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
+
+    /// What the short way has to know of the endpoint behind an interface.
+    fn passage(&self, ifindex: u32) -> Option<Passage> {
+        Some(Passage::of(ifindex, self.endpoint(ifindex)?))
+    }
 
     /// The slot of a resolver.
     fn resolver_slot(&self, address: &Address) -> Option<u32>;

@@ -7,8 +7,9 @@
 
 use super::conntrack::{goes_on, note_known};
 use super::dns::{self, is_proxy};
+use super::source::is_group;
 use super::{Maps, Scene};
-use crate::abi::{Address, Direction, ENDPOINT_MAC_KNOWN, Endpoint, FlowKey, Mac, Pass};
+use crate::abi::{Address, Direction, FlowKey, Mac, Pass, Passage};
 use crate::packet::{
     ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, protocol,
 };
@@ -22,8 +23,8 @@ const DO_NOT_FRAGMENT: u8 = 0x40;
 /// Lets a packet of a known flow through; `None` leaves it to [`super::egress_verdict`].
 #[inline(always)]
 pub fn pass_known<P: Packet, M: Maps>(packet: &P, maps: &mut M, scene: &Scene) -> Option<Pass> {
-    let endpoint = maps.endpoint(scene.ifindex)?;
-    let read = Read::from(packet, scene.direction, endpoint)?;
+    let passage = maps.passage(scene.ifindex)?;
+    let read = Read::from(packet, scene.direction, &passage)?;
     let (local, remote) = read.ends;
     let [a, b, c, d] = read.ports.to_ne_bytes();
     let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -31,36 +32,31 @@ pub fn pass_known<P: Packet, M: Maps>(packet: &P, maps: &mut M, scene: &Scene) -
         Direction::Egress => (source, destination),
         Direction::Ingress => (destination, source),
     };
-    if !is_own(endpoint, &local) || is_proxy(maps.config()?, &remote) {
+    if is_proxy(maps.config()?, &remote) {
         return None;
     }
-    if matches!(scene.direction, Direction::Egress) && remote_port == dns::PORT {
+    // A flow of this epoch has an address of the endpoint, but for what is sent to groups.
+    if matches!(scene.direction, Direction::Egress)
+        && (remote_port == dns::PORT || is_group(&local))
+    {
         return None;
     }
     let key = FlowKey {
         local,
         remote,
         ifindex: scene.ifindex,
-        epoch: endpoint.epoch,
+        epoch: passage.epoch(),
         local_port,
         remote_port,
         protocol: read.protocol,
         padding: [0; 3],
     };
-    let generation = endpoint.generation;
     let flow = maps.flow(&key)?;
-    if !goes_on(flow, key.protocol, generation, scene.now_ns) {
+    if !goes_on(flow, key.protocol, passage.generation(), scene.now_ns) {
         return None;
     }
     note_known(flow, scene, packet.length(), read.ends_flow);
     Some(Pass::Known)
-}
-
-/// Whether it is one of the endpoint's first two addresses; few have more.
-#[inline(always)]
-fn is_own(endpoint: &Endpoint, local: &Address) -> bool {
-    let [first, second, ..] = &endpoint.addresses;
-    (first.is(local) || second.is(local)) && !local.is(&Address::UNSPECIFIED)
 }
 
 /// What a flow is found by, as it lies in the packet.
@@ -76,15 +72,13 @@ struct Read {
 
 impl Read {
     #[inline(always)]
-    fn from<P: Packet>(packet: &P, direction: Direction, endpoint: &Endpoint) -> Option<Self> {
+    fn from<P: Packet>(packet: &P, direction: Direction, passage: &Passage) -> Option<Self> {
         if packet.has_vlan_tag() {
             return None;
         }
         let [a, b, c, ethertype] = packet.halfwords(6)?;
-        let knows_mac = endpoint.flags & ENDPOINT_MAC_KNOWN != 0;
         if matches!(direction, Direction::Egress)
-            && knows_mac
-            && Mac::from_halfwords([a, b, c]) != endpoint.mac
+            && !passage.lets_come_from(Mac::from_halfwords([a, b, c]))
         {
             return None;
         }

@@ -167,7 +167,7 @@ fn arriving(headers: &Headers, endpoint: &Endpoint) -> Result<(), DropReason> {
 
 /// Multicast in both families, and the limited broadcast.
 #[inline(always)]
-fn is_group(address: &Address) -> bool {
+pub(super) fn is_group(address: &Address) -> bool {
     match address.as_v4() {
         Some([first, rest @ ..]) => first >> 4 == 0xe || (first == 255 && rest == [255; 3]),
         None => address.is_multicast_v6(),

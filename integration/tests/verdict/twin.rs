@@ -20,7 +20,7 @@ use namegate_policy::time::Timestamp;
 use crate::random::{MAC, World};
 
 /// Interface that test runs happen on: the loopback.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// A pin directory that goes away whatever becomes of the test.
 struct Pins(PathBuf);
@@ -93,6 +93,11 @@ impl Twin {
         self.epoch
     }
 
+    /// Puts a pod behind an interface that no packet comes over.
+    pub(crate) fn put_beside(&mut self, world: &World, ifindex: u32) -> Result<()> {
+        Ok(self.datapath.set_endpoint(&world.endpoint(ifindex, self.table, self.epoch))?)
+    }
+
     /// Puts another pod behind the interface.
     pub(crate) fn be(&mut self, world: &World, epoch: u32) -> Result<()> {
         Ok(self.datapath.set_endpoint(&world.endpoint(self.ifindex, self.table, epoch))?)
@@ -100,8 +105,13 @@ impl Twin {
 
     /// What the kernel does with the opening of a connection to `remote` from `port`.
     pub(crate) fn syn(&mut self, remote: IpAddr, port: u16) -> Result<RanVerdict> {
+        self.segment(remote, port, 0x02)
+    }
+
+    /// What it does with a segment to `remote` from `port`.
+    pub(crate) fn segment(&mut self, remote: IpAddr, port: u16, flags: u8) -> Result<RanVerdict> {
         let own = IpAddr::from([10, 244, 1, 10]);
-        let packet = frame::ip(MAC, (own, remote), 6, &frame::tcp(port, 80, 0x02));
+        let packet = frame::ip(MAC, (own, remote), 6, &frame::tcp(port, 80, flags));
         Ok(self.datapath.run(Direction::Egress, &packet, 1)?.verdict)
     }
 

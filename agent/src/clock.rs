@@ -22,14 +22,22 @@ pub fn wall_time(at: Timestamp, now: Timestamp, wall: SystemTime) -> SystemTime 
     }
 }
 
-/// `at` in UTC as RFC 3339 writes it, with microseconds.
+/// `at` in UTC as RFC 3339 writes it, with microseconds. Written by hand: each record has one.
 pub fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil_from_days(days);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let micros = since.subsec_micros();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let fields = [(0..4, year), (5..7, month), (8..10, day), (11..13, hour), (14..16, minute)];
+    let fine = [(17..19, second), (20..26, u64::from(since.subsec_micros()))];
+    for (place, mut number) in fields.into_iter().chain(fine) {
+        for digit in text[place].iter_mut().rev() {
+            *digit += u8::try_from(number % 10).unwrap_or(0);
+            number /= 10;
+        }
+    }
+    text.into_iter().map(char::from).collect()
 }
 
 /// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are

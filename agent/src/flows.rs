@@ -1,39 +1,56 @@
-//! From the kernel program's events to the audit log.
+//! From the kernel program's events to the audit log, on a thread of its own.
+
+use std::time::Duration;
+use std::{io, thread};
 
 use namegate_egress_bpf::datapath::Events;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::audit::AuditLog;
-use crate::readiness;
 
-/// Events taken at once before others get their turn.
+/// Events that are handed on together.
 const TURN: usize = 256;
 
-/// Reads events and hands them on, until the task is ended.
-pub async fn follow(mut events: Events, log: AuditLog) {
-    let readiness = match readiness::of(&events) {
-        Ok(readiness) => readiness,
-        Err(error) => {
-            tracing::error!(%error, "no flow records: the kernel's events cannot be read");
-            return;
-        }
-    };
+/// How long events gather before they are read: the kernel wakes whoever waits for one, and waking is
+/// dearer than reading.
+const NAP: Duration = Duration::from_millis(10);
+
+/// Events of one round after which the next begins at once: the buffer holds ten thousand, and a nap at
+/// several times this pace would fill it.
+const BUSY: usize = 2_048;
+
+/// Starts to read events and to hand them on, for as long as the process lives.
+pub fn follow(events: Events, log: AuditLog) -> io::Result<()> {
+    thread::Builder::new().name("namegate-events".into()).spawn(move || work(events, &log))?;
+    Ok(())
+}
+
+fn work(mut events: Events, log: &AuditLog) {
     loop {
-        let mut ready = match readiness.readable().await {
-            Ok(ready) => ready,
+        match poll(&mut [PollFd::new(&events, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
-                tracing::error!(%error, "no more flow records: the kernel's events broke off");
+                tracing::error!(%error, "no more flow records: the kernel's events cannot be read");
                 return;
             }
-        };
-        // Cleared before reading: an event that comes while the last are read wakes again.
-        ready.clear_ready();
-        let mut taken = 0;
-        while let Some(event) = events.next_event() {
-            log.flow(event);
-            taken += 1;
-            if taken % TURN == 0 {
-                tokio::task::yield_now().await;
-            }
+        }
+        if drain(&mut events, log) < BUSY {
+            thread::park_timeout(NAP);
+        }
+    }
+}
+
+/// Hands on what there is, and says how many events that was.
+fn drain(events: &mut Events, log: &AuditLog) -> usize {
+    let mut taken = 0;
+    loop {
+        let turn: Vec<_> = std::iter::from_fn(|| events.next_event()).take(TURN).collect();
+        let count = turn.len();
+        taken += count;
+        log.flows(turn);
+        if count < TURN {
+            return taken;
         }
     }
 }

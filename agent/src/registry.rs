@@ -16,7 +16,7 @@ use namegate_policy::rule::{Origin, PolicyRef, ServiceRef};
 use namegate_policy::selector::Labels;
 use namegate_policy::table::{Clause, PolicyTable};
 
-use crate::audit::PolicyLabel;
+use crate::audit::{PolicyLabel, workload};
 use crate::state::{Effects, EndpointEffect, SharedLearned, State};
 
 /// Tables that are remembered after they went: events that they decided may still be on their way.
@@ -29,6 +29,8 @@ pub struct KnownPod {
     pub pod: PodRef,
     /// Its labels.
     pub labels: Arc<Labels>,
+    /// What it is a copy of.
+    pub workload: Arc<str>,
 }
 
 /// Who is behind a table, by direction.
@@ -221,7 +223,8 @@ impl Behind {
 
 fn known(state: &State, pod: &PodRef) -> Arc<KnownPod> {
     let labels = state.pod(pod).map(|pod| Arc::clone(&pod.labels)).unwrap_or_default();
-    Arc::new(KnownPod { pod: pod.clone(), labels })
+    let workload = workload(&pod.name, &labels).into();
+    Arc::new(KnownPod { pod: pod.clone(), labels, workload })
 }
 
 /// The policies behind clauses, each once.

@@ -207,7 +207,7 @@ pub(super) async fn start(
     let (send, towns) = mpsc::channel(TOWNS_MAX);
     agent.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
-    agent.tasks.push(tokio::spawn(flows::follow(events, log)));
+    flows::follow(events, log).context("cannot start the thread that reads the kernel's events")?;
     agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep())));
     // Whoever reads the log may ask at once.
     if let Some(path) = &args.ready_file {

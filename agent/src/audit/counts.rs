@@ -22,6 +22,8 @@ pub struct AuditCounts {
     pub not_chosen: u64,
     /// Who listens in this process.
     pub listeners: usize,
+    /// Who has every record made for listeners.
+    pub followers: usize,
 }
 
 /// The counts as they grow.
@@ -84,25 +86,24 @@ impl Counts {
         self.followers.load(Ordering::Relaxed) > 0
     }
 
-    /// Counts a record that its endpoint's bounds kept from the sinks.
-    pub(super) fn suppress(&self) {
+    /// Counts records that their endpoints' bounds kept from the sinks.
+    pub(super) fn suppress(&self, count: u64) {
         if !self.sinks.is_empty() {
-            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            self.suppressed.fetch_add(count, Ordering::Relaxed);
         }
     }
 
-    /// Takes a place among at most `max` in the queue; says whether there was one.
-    pub(super) fn enter(&self, max: usize) -> bool {
-        let fits = self.waiting.fetch_add(1, Ordering::Relaxed) < max;
-        if !fits {
-            self.leave();
-        }
+    /// Takes places for `wanted` among at most `max` in the queue; says for how many there were some.
+    pub(super) fn enter(&self, wanted: usize, max: usize) -> usize {
+        let before = self.waiting.fetch_add(wanted, Ordering::Relaxed);
+        let fits = wanted.min(max.saturating_sub(before));
+        self.leave(wanted - fits);
         fits
     }
 
-    /// Gives the place back.
-    pub(super) fn leave(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    /// Gives places back.
+    pub(super) fn leave(&self, count: usize) {
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Counts what was lost before it reached any sink.
@@ -140,6 +141,7 @@ impl Counts {
             suppressed: self.suppressed.load(Ordering::Relaxed),
             not_chosen: self.not_chosen.load(Ordering::Relaxed),
             listeners: self.listeners.load(Ordering::Relaxed),
+            followers: self.followers.load(Ordering::Relaxed),
         }
     }
 }

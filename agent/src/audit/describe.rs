@@ -13,7 +13,6 @@ use namegate_policy::rule::Origin;
 use super::{
     AnsweredAddress, DnsRecord, EndpointLabel, FlowDirection, FlowRecord, FlowVerdict,
     LookupVerdict, NotOpenedAddress, Peer, PolicyLabel, Query, ServiceEnd, Transport, entity,
-    workload,
 };
 use crate::registry::{KnownPod, Registry};
 
@@ -109,6 +108,15 @@ impl Describer {
         }
     }
 
+    /// The pod behind an interface, as its records call it.
+    pub(super) fn behind(&self, ifindex: u32) -> EndpointLabel {
+        let known = self.registry.endpoint(ifindex);
+        EndpointLabel {
+            identity: known.as_ref().and_then(|(_, identity)| *identity).map(Identity::number),
+            ..known.as_ref().map(|(pod, _)| endpoint(pod)).unwrap_or_default()
+        }
+    }
+
     /// The record of a packet.
     pub(super) fn flow(&self, event: &FlowEvent) -> FlowRecord {
         let known = self.registry.endpoint(event.ifindex);
@@ -166,18 +174,19 @@ impl Describer {
         let pod = self.registry.pod(event.remote);
         let pod = pod.as_deref();
         let names = identity.map(|identity| self.registry.names((identity, event.remote)));
-        let names = names.as_deref().unwrap_or_default();
-        let shown = &names[..names.len().min(NAMES_MAX)];
+        let mut names = names.unwrap_or_default();
+        let names_omitted = beyond(names.len(), names.len().min(NAMES_MAX));
+        names.truncate(NAMES_MAX);
         Peer {
             address: given(event.remote),
             port: event.remote_port,
             namespace: pod.map(|known| Arc::clone(&known.pod.namespace)),
             pod: pod.map(|known| Arc::clone(&known.pod.name)),
-            workload: pod.map(name_of),
+            workload: pod.map(|known| Arc::clone(&known.workload)),
             identity: event.remote_identity.map(Identity::number),
             entity: event.remote_identity.and_then(entity).map(Cow::Borrowed),
-            names: shown.iter().map(|name| Cow::Owned(name.to_string())).collect(),
-            names_omitted: beyond(names.len(), shown.len()),
+            names: names.into_iter().map(Cow::Owned).collect(),
+            names_omitted,
             labels: pod.map(|known| Arc::clone(&known.labels)).unwrap_or_default(),
         }
     }
@@ -187,14 +196,10 @@ fn endpoint(known: &KnownPod) -> EndpointLabel {
     EndpointLabel {
         namespace: Some(Arc::clone(&known.pod.namespace)),
         pod: Some(Arc::clone(&known.pod.name)),
-        workload: Some(name_of(known)),
+        workload: Some(Arc::clone(&known.workload)),
         identity: None,
         labels: Arc::clone(&known.labels),
     }
-}
-
-fn name_of(known: &KnownPod) -> Arc<str> {
-    workload(&known.pod.name, &known.labels).into()
 }
 
 /// The rule that decided, and all where they are several.

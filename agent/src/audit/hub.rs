@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use namegate_dns_proxy::record::DecisionRecord;
+use namegate_egress_bpf::abi::EventVerdict;
 use namegate_egress_bpf::datapath::FlowEvent;
 use tokio::sync::broadcast;
 
@@ -14,7 +15,7 @@ use super::counts::{Counts, Told};
 use super::describe::Describer;
 use super::limit::Limiter;
 use super::outlet::{Outlet, lost};
-use super::{AuditConfig, Choice, Entry, Record};
+use super::{AuditConfig, Choice, Entry, QUEUE_MAX, Record};
 use crate::clock;
 
 /// How often it is said what was kept out or lost.
@@ -23,6 +24,13 @@ const TELL: Duration = Duration::from_secs(10);
 /// How long decisions gather: whoever hands one over does not wake the hub each time, and a pod that
 /// has a record a millisecond does not wake three threads and write a line each time.
 const NAP: Duration = Duration::from_millis(20);
+
+/// Records that are passed on together: whoever takes them is woken once.
+const BATCH: usize = 256;
+
+/// Decisions of one round after which the next begins at once: more may be waiting than there is room
+/// for in a nap.
+const BUSY: usize = QUEUE_MAX / 8;
 
 /// What the hub is handed.
 #[derive(Debug)]
@@ -36,8 +44,8 @@ pub(super) enum Message {
         /// Whether its endpoint's bounds let it through, where they were asked.
         admitted: Option<bool>,
     },
-    /// A decision about a packet.
-    Flow(FlowEvent),
+    /// Decisions about packets.
+    Flows(Vec<FlowEvent>),
     /// Nothing more is of interest.
     Stop,
 }
@@ -51,6 +59,9 @@ pub(super) struct Hub {
     outlets: Vec<Outlet>,
     listeners: broadcast::Sender<Arc<Entry>>,
     counts: Arc<Counts>,
+    /// Records for listeners, and those of them that are for the sinks too.
+    heard: Vec<Arc<Entry>>,
+    logged: Vec<Arc<Entry>>,
     told: Told,
     tell_at: Instant,
 }
@@ -71,6 +82,8 @@ impl Hub {
             outlets,
             listeners,
             counts,
+            heard: Vec::new(),
+            logged: Vec::new(),
             told: Told::default(),
             tell_at: Instant::now() + TELL,
         }
@@ -79,67 +92,120 @@ impl Hub {
     /// Works until it is told to stop or nobody is left to hand anything over.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            match messages.recv_timeout(TELL) {
-                Ok(message) => {
-                    if self.take(message).is_break() {
-                        break;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            if self.drain(messages).is_break() {
-                break;
-            }
+            let outcome = match messages.recv_timeout(TELL) {
+                Ok(message) => self.drain(message, messages),
+                Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(0),
+                Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
+            };
+            self.flush();
+            let ControlFlow::Continue(taken) = outcome else { break };
             self.tell_if_due(Instant::now());
-            std::thread::park_timeout(NAP);
+            if taken < BUSY {
+                std::thread::park_timeout(NAP);
+            }
         }
         self.tell(Instant::now());
     }
 
-    fn drain(&mut self, messages: &Receiver<Message>) -> ControlFlow<()> {
-        while let Ok(message) = messages.try_recv() {
-            self.take(message)?;
+    /// Takes what waits, and says how many decisions that was.
+    fn drain(&mut self, first: Message, messages: &Receiver<Message>) -> ControlFlow<(), usize> {
+        let (mut taken, mut next) = (0, Some(first));
+        while let Some(message) = next {
+            taken += self.take(message)?;
+            next = messages.try_recv().ok();
         }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(taken)
     }
 
-    fn take(&mut self, message: Message) -> ControlFlow<()> {
-        let (entry, admitted) = match message {
+    fn take(&mut self, message: Message) -> ControlFlow<(), usize> {
+        let now = Instant::now();
+        let taken = match message {
             Message::Lookup { time, decision, omitted, admitted } => {
-                let record = self.describer.lookup(&decision, omitted);
-                (Entry { time, record: Record::Dns(Box::new(record)) }, admitted)
+                let record = Record::Dns(Box::new(self.describer.lookup(&decision, omitted)));
+                self.pass_on(Entry { time, record }, admitted, now);
+                1
             }
-            Message::Flow(event) => {
-                let time = clock::wall_time(event.time, clock::monotonic_now(), SystemTime::now());
-                (Entry { time, record: Record::Flow(Box::new(self.describer.flow(&event))) }, None)
+            Message::Flows(events) => {
+                self.take_flows(&events, now);
+                events.len()
             }
             Message::Stop => return ControlFlow::Break(()),
         };
-        self.counts.leave();
-        let now = Instant::now();
-        self.pass_on(&Arc::new(entry), admitted, now);
+        self.counts.leave(taken);
         self.tell_if_due(now);
-        ControlFlow::Continue(())
+        ControlFlow::Continue(taken)
     }
 
-    fn pass_on(&self, entry: &Arc<Entry>, admitted: Option<bool>, now: Instant) {
+    /// Makes records of events, where bounds can be asked first of those alone that they let through.
+    fn take_flows(&mut self, events: &[FlowEvent], now: Instant) {
+        let (monotonic, wall) = (clock::monotonic_now(), SystemTime::now());
+        let mut admitted = Vec::with_capacity(events.len());
+        for alike in events.chunk_by(|one, next| of_one_kind(one) == of_one_kind(next)) {
+            self.admit(alike, now, &mut admitted);
+        }
+        let is_followed = self.counts.is_followed();
+        let mut suppressed = 0;
+        for (event, admitted) in events.iter().zip(admitted) {
+            if admitted == Some(false) && !is_followed {
+                suppressed += 1;
+                continue;
+            }
+            let time = clock::wall_time(event.time, monotonic, wall);
+            let record = Record::Flow(Box::new(self.describer.flow(event)));
+            self.pass_on(Entry { time, record }, admitted, now);
+        }
+        self.counts.suppress(suppressed);
+    }
+
+    /// Whether the bounds of the endpoint let each of these events through; `None` where that is not
+    /// known before there is a record.
+    fn admit(&self, alike: &[FlowEvent], now: Instant, admitted: &mut Vec<Option<bool>>) {
+        let Some(first) = alike.first().filter(|_| self.choice.keeps_all()) else {
+            admitted.extend(alike.iter().map(|_| None));
+            return;
+        };
+        let (ifindex, is_refusal) = of_one_kind(first);
+        let label = self.describer.behind(ifindex);
+        let key = label.namespace.clone().zip(label.pod.clone());
+        limiter(&self.limiter).admits_each(
+            (key, is_refusal),
+            || label,
+            now,
+            alike.len(),
+            |is_admitted| admitted.push(Some(is_admitted)),
+        );
+    }
+
+    fn pass_on(&mut self, entry: Entry, admitted: Option<bool>, now: Instant) {
         let is_chosen = self.choice.keeps(&entry.record);
         let admits = || limiter(&self.limiter).admits(&entry.record, now);
         let is_admitted = !is_chosen || admitted.unwrap_or_else(admits);
-        if is_admitted || self.counts.is_followed() {
-            // Nobody listens: nothing is kept.
-            let _ = self.listeners.send(Arc::clone(entry));
-        }
+        let entry = Arc::new(entry);
         if !is_admitted {
-            self.counts.suppress();
+            self.counts.suppress(1);
         } else if is_chosen {
-            for outlet in &self.outlets {
-                outlet.put(entry, &self.counts);
-            }
+            self.logged.push(Arc::clone(&entry));
         } else if !self.outlets.is_empty() {
             self.counts.not_chosen.fetch_add(1, Ordering::Relaxed);
         }
+        if is_admitted || self.counts.is_followed() {
+            self.heard.push(entry);
+        }
+        if self.heard.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// Hands over what was gathered.
+    fn flush(&mut self) {
+        for entry in self.heard.drain(..) {
+            // Nobody listens: nothing is kept.
+            let _ = self.listeners.send(entry);
+        }
+        for outlet in &self.outlets {
+            outlet.put(&self.logged, &self.counts);
+        }
+        self.logged.clear();
     }
 
     fn tell_if_due(&mut self, now: Instant) {
@@ -167,6 +233,11 @@ impl Hub {
             true
         });
     }
+}
+
+/// Whose bounds an event asks for, and whether for a refusal.
+fn of_one_kind(event: &FlowEvent) -> (u32, bool) {
+    (event.ifindex, !matches!(event.verdict, EventVerdict::Forwarded))
 }
 
 /// The limiter, which lookups' threads ask too.

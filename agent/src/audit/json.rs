@@ -28,6 +28,10 @@ impl Formatter for Ascii {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        // Nearly all that is written; looked at by octets, since that is quick.
+        if fragment.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
         let mut plain = 0;
         for (at, character) in fragment.char_indices() {
             if matches!(character, ' '..='~') {

@@ -71,25 +71,25 @@ impl Limiter {
             return true;
         }
         let bounds = self.bounds;
+        self.endpoint(key, label, now).admits(bounds, is_refusal, now)
+    }
+
+    /// The same for `count` records of one endpoint and kind, each through `tell`.
+    pub(super) fn admits_each(
+        &mut self,
+        (key, is_refusal): (Option<Key>, bool),
+        label: impl FnOnce() -> EndpointLabel,
+        now: Instant,
+        count: usize,
+        mut tell: impl FnMut(bool),
+    ) {
+        let bounds = self.bounds;
+        if bounds.rate.is_none() && bounds.sample.is_none() {
+            (0..count).for_each(|_| tell(true));
+            return;
+        }
         let endpoint = self.endpoint(key, label, now);
-        endpoint.last = now;
-        if !is_refusal && let Some(sample) = bounds.sample {
-            let place = endpoint.seen;
-            endpoint.seen = (place + 1) % sample;
-            if place != 0 {
-                endpoint.sample.allowed += 1;
-                return false;
-            }
-        }
-        let Some(rate) = bounds.rate else { return true };
-        let fits_from = &mut endpoint.fits_from[usize::from(is_refusal)];
-        if *fits_from > now + Duration::from_secs(1) {
-            let counts = &mut endpoint.rate;
-            *(if is_refusal { &mut counts.refused } else { &mut counts.allowed }) += 1;
-            return false;
-        }
-        *fits_from = (*fits_from).max(now) + Duration::from_secs(1) / rate.get();
-        true
+        (0..count).for_each(|_| tell(endpoint.admits(bounds, is_refusal, now)));
     }
 
     /// Says what was kept out, each count through `tell`, which says whether it was heard; what was
@@ -124,6 +124,29 @@ impl Limiter {
             rate: SuppressedCounts::default(),
             sample: SuppressedCounts::default(),
         })
+    }
+}
+
+impl Endpoint {
+    fn admits(&mut self, bounds: Bounds, is_refusal: bool, now: Instant) -> bool {
+        self.last = now;
+        if !is_refusal && let Some(sample) = bounds.sample {
+            let place = self.seen;
+            self.seen = (place + 1) % sample;
+            if place != 0 {
+                self.sample.allowed += 1;
+                return false;
+            }
+        }
+        let Some(rate) = bounds.rate else { return true };
+        let fits_from = &mut self.fits_from[usize::from(is_refusal)];
+        if *fits_from > now + Duration::from_secs(1) {
+            let counts = &mut self.rate;
+            *(if is_refusal { &mut counts.refused } else { &mut counts.allowed }) += 1;
+            return false;
+        }
+        *fits_from = (*fits_from).max(now) + Duration::from_secs(1) / rate.get();
+        true
     }
 }
 

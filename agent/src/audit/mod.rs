@@ -17,11 +17,12 @@ mod record;
 mod schema;
 mod sink;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod workload;
 
+use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -192,6 +193,7 @@ impl AuditLog {
             Arc::clone(&counts),
         );
         std::thread::spawn(move || {
+            call_thread(c"namegate-audit");
             hub.run(&messages);
             // Nobody waits where the agent did not close the log.
             let _ = finish.try_send(());
@@ -207,18 +209,23 @@ impl AuditLog {
             // A pod that asks more than its bounds let into the log costs a look at them and no record.
             let admitted = self.admits(&decision);
             if admitted == Some(false) && !self.counts.is_followed() {
-                self.counts.suppress();
+                self.counts.suppress(1);
                 return;
             }
             let omitted = decision.addresses.len().saturating_sub(ADDRESSES_MAX);
             decision.addresses.truncate(ADDRESSES_MAX);
             decision.addresses.shrink_to_fit();
-            self.hand_over(Message::Lookup {
+            if self.counts.enter(1, QUEUE_MAX) == 0 {
+                self.counts.lose(LossSource::Queue, 1);
+                return;
+            }
+            let message = Message::Lookup {
                 time: SystemTime::now(),
                 decision: Box::new(decision),
                 omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
                 admitted,
-            });
+            };
+            self.send(1, message);
         }
     }
 
@@ -232,11 +239,15 @@ impl AuditLog {
         Some(hub::limiter(shared).admits_of(Some(key), is_refusal, label, Instant::now()))
     }
 
-    /// Takes a decision about a packet.
-    pub fn flow(&self, event: FlowEvent) {
-        if self.counts.is_anyone_there() {
-            self.hand_over(Message::Flow(event));
+    /// Takes decisions about packets.
+    pub fn flows(&self, mut events: Vec<FlowEvent>) {
+        if events.is_empty() || !self.counts.is_anyone_there() {
+            return;
         }
+        let fits = self.counts.enter(events.len(), QUEUE_MAX);
+        self.counts.lose(LossSource::Queue, (events.len() - fits) as u64);
+        events.truncate(fits);
+        self.send(fits, Message::Flows(events));
     }
 
     /// Counts events that the kernel could not hand over.
@@ -261,11 +272,10 @@ impl AuditLog {
         self.counts.snapshot()
     }
 
-    fn hand_over(&self, message: Message) {
-        if !self.counts.enter(QUEUE_MAX) {
-            self.counts.lose(LossSource::Queue, 1);
-        } else if self.queue.send(message).is_err() {
-            self.counts.leave();
+    /// Sends what has its places in the queue.
+    fn send(&self, places: usize, message: Message) {
+        if self.queue.send(message).is_err() {
+            self.counts.leave(places);
         }
     }
 }
@@ -306,6 +316,11 @@ impl AuditWriter {
             }
         }
     }
+}
+
+/// Gives the thread a name that `top` shows; without one it works as well.
+fn call_thread(name: &CStr) {
+    let _ = rustix::thread::set_name(name);
 }
 
 fn open(path: &Path, config: &AuditConfig) -> io::Result<Box<dyn Sink>> {

@@ -1,13 +1,13 @@
 //! The way to a sink: a bounded queue, and the thread that alone waits for the sink.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, SystemTime};
 
 use super::counts::{Counts, SinkCounts, Told};
 use super::sink::{Batch, Sink};
-use super::{Entry, LossSource, LostRecord, Record};
+use super::{Entry, LossSource, LostRecord, Record, call_thread};
 
 /// Records that wait for a sink at most.
 pub(super) const OUTLET_MAX: usize = 4_096;
@@ -21,23 +21,39 @@ const TELL: Duration = Duration::from_secs(1);
 /// Where records for a sink go.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    queue: SyncSender<Arc<Entry>>,
+    queue: Sender<Vec<Arc<Entry>>>,
+    /// How many records wait.
+    waiting: Arc<AtomicUsize>,
     place: usize,
 }
 
 impl Outlet {
-    /// Hands a record to the sink's thread; one that does not fit is lost and counted.
-    pub(super) fn put(&self, entry: &Arc<Entry>, counts: &Counts) {
-        if self.queue.try_send(Arc::clone(entry)).is_err()
-            && let Some(sink) = counts.sink(self.place)
-        {
-            sink.lost.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Hands records to the sink's thread; those that do not fit are lost and counted.
+    pub(super) fn put(&self, entries: &[Arc<Entry>], counts: &Counts) {
+        let taken = self.hand_over(entries);
+        let sink = counts.sink(self.place);
+        count_up(sink.map(|sink| &sink.lost), (entries.len() - taken) as u64);
     }
 
     /// Hands over a record that is not lost where it does not fit; says whether it did.
     pub(super) fn offer(&self, entry: &Arc<Entry>) -> bool {
-        self.queue.try_send(Arc::clone(entry)).is_ok()
+        self.hand_over(std::slice::from_ref(entry)) == 1
+    }
+
+    /// Hands over as many as fit, the first ones, and says how many those are. Nobody but the hub adds
+    /// to what waits.
+    fn hand_over(&self, entries: &[Arc<Entry>]) -> usize {
+        let room = OUTLET_MAX.saturating_sub(self.waiting.load(Ordering::Acquire));
+        let taken = entries.len().min(room);
+        if taken == 0 {
+            return 0;
+        }
+        self.waiting.fetch_add(taken, Ordering::AcqRel);
+        if self.queue.send(entries[..taken].to_vec()).is_err() {
+            self.waiting.fetch_sub(taken, Ordering::AcqRel);
+            return 0;
+        }
+        taken
     }
 }
 
@@ -48,45 +64,63 @@ pub(super) fn start(
     counts: Arc<Counts>,
     finish: SyncSender<()>,
 ) -> Outlet {
-    let (queue, entries) = sync_channel(OUTLET_MAX);
+    let (queue, batches) = channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let writer = Writer {
+        sink,
+        place,
+        waiting: Arc::clone(&waiting),
+        counts,
+        told: Told::default(),
+        is_broken: false,
+    };
     std::thread::spawn(move || {
-        Writer { sink, place, counts, told: Told::default(), is_broken: false }.run(&entries);
+        call_thread(c"namegate-sink");
+        writer.run(&batches);
         let _ = finish.try_send(());
     });
-    Outlet { queue, place }
+    Outlet { queue, waiting, place }
 }
 
 struct Writer {
     sink: Box<dyn Sink>,
     place: usize,
+    waiting: Arc<AtomicUsize>,
     counts: Arc<Counts>,
     told: Told,
     is_broken: bool,
 }
 
 impl Writer {
-    fn run(mut self, entries: &Receiver<Arc<Entry>>) {
+    fn run(mut self, queue: &Receiver<Vec<Arc<Entry>>>) {
         let mut batch = Batch::default();
         loop {
-            let outcome = entries.recv_timeout(TELL);
-            if let Ok(entry) = &outcome {
+            let outcome = queue.recv_timeout(TELL);
+            for entry in outcome.iter().flatten() {
                 self.encode(&mut batch, entry);
-                while batch.text.len() < BATCH_BYTES
-                    && let Ok(entry) = entries.try_recv()
-                {
-                    self.encode(&mut batch, &entry);
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+                if batch.text.len() >= BATCH_BYTES {
+                    self.put_out(&mut batch);
                 }
-                let lost = self.write(&batch);
-                let count = |of: fn(&SinkCounts) -> &_| self.counts.sink(self.place).map(of);
-                count_up(count(|sink| &sink.lost), lost);
-                count_up(count(|sink| &sink.written), batch.len() - lost);
-                batch.clear();
             }
+            self.put_out(&mut batch);
             self.tell_losses(&mut batch);
             if matches!(outcome, Err(RecvTimeoutError::Disconnected)) {
                 return;
             }
         }
+    }
+
+    /// Writes what was gathered, if anything was, and counts it.
+    fn put_out(&mut self, batch: &mut Batch) {
+        if batch.len() == 0 {
+            return;
+        }
+        let lost = self.write(batch);
+        let count = |of: fn(&SinkCounts) -> &_| self.counts.sink(self.place).map(of);
+        count_up(count(|sink| &sink.lost), lost);
+        count_up(count(|sink| &sink.written), batch.len() - lost);
+        batch.clear();
     }
 
     fn encode(&self, batch: &mut Batch, entry: &Entry) {

@@ -262,7 +262,7 @@ fn every_line_keeps_to_the_schema_whatever_is_asked() {
     for reason in reasons {
         for (protocol, remote) in [(6, "203.0.113.1"), (0, "::"), (255, "fe80::1")] {
             let remote: IpAddr = remote.parse().unwrap();
-            log.flow(FlowEvent { reason, protocol, remote, ..mk_event(9) });
+            log.flows(vec![FlowEvent { reason, protocol, remote, ..mk_event(9) }]);
         }
     }
     log.kernel_lost(3);
@@ -321,10 +321,10 @@ fn a_dead_sink_stalls_nobody_holds_little_and_every_loss_is_told() {
     let (open, gate): (Valve<()>, _) = channel();
     let (log, writer) = start(Gate(gate, memory.clone()), Bounds::default());
     for number in 0..FLOOD {
-        log.flow(mk_event(number));
+        log.flows(vec![mk_event(number)]);
         // The hub keeps up: what is lost is lost at the sink alone.
-        wait_until("a place in the queue", || log.counts.enter(QUEUE_MAX));
-        log.counts.leave();
+        wait_until("a place in the queue", || log.counts.enter(1, QUEUE_MAX) == 1);
+        log.counts.leave(1);
     }
     let settled = || {
         let counts = log.counts();
@@ -348,10 +348,11 @@ fn a_dead_sink_stalls_nobody_holds_little_and_every_loss_is_told() {
 #[test]
 fn a_full_queue_costs_whoever_decides_a_count() {
     let counts = Counts::new(1);
-    assert!((0..QUEUE_MAX).all(|_| counts.enter(QUEUE_MAX)));
-    assert!(!counts.enter(QUEUE_MAX) && !counts.enter(QUEUE_MAX));
-    counts.leave();
-    assert!(counts.enter(QUEUE_MAX), "a place that was given back");
+    assert_eq!(counts.enter(QUEUE_MAX - 1, QUEUE_MAX), QUEUE_MAX - 1);
+    assert_eq!(counts.enter(3, QUEUE_MAX), 1, "as many as there are places");
+    assert_eq!(counts.enter(1, QUEUE_MAX), 0);
+    counts.leave(2);
+    assert_eq!(counts.enter(3, QUEUE_MAX), 2, "places that were given back");
 }
 
 /// A disk that is full from the second write on, until told.
@@ -379,11 +380,11 @@ fn a_full_disk_costs_records_that_are_told_once_there_is_room() {
     let (log, writer) = AuditLog::over(vec![Box::new(disk)], &config, Arc::default());
     is_full.store(true, std::sync::atomic::Ordering::SeqCst);
     for number in 0..100 {
-        log.flow(mk_event(number));
+        log.flows(vec![mk_event(number)]);
     }
     wait_until("the losses", || log.counts().lost_sink == 100);
     is_full.store(false, std::sync::atomic::Ordering::SeqCst);
-    log.flow(mk_event(100));
+    log.flows(vec![mk_event(100)]);
     writer.close();
     assert_eq!((memory.count("flow"), memory.told("sink")), (1, 100));
 }
@@ -412,6 +413,41 @@ fn what_an_endpoint_may_not_log_is_said() {
 }
 
 #[test]
+fn events_beyond_a_bound_are_counted_and_heard_by_followers_alone() {
+    let memory = Memory::default();
+    let (log, writer) = start(memory.clone(), Bounds { rate: NonZeroU32::new(10), sample: None });
+    let mut listener = log.listen();
+    let mut heard = || std::iter::from_fn(|| listener.entries.try_recv().ok()).count() as u64;
+    let through = FlowEvent {
+        verdict: EventVerdict::Forwarded,
+        reason: Reason::Pass(Pass::Judged),
+        ..mk_event(0)
+    };
+    log.flows((0..500).map(mk_event).chain([through]).collect());
+    let passed_on = |count: u64| {
+        wait_until("the hub to pass all on", || {
+            log.counts().suppressed + memory.count("flow") >= count
+        });
+    };
+    passed_on(501);
+    let logged = memory.count("flow");
+    assert!((11..100).contains(&logged), "{logged}");
+    assert_eq!(heard(), logged, "as much as the sinks while nobody follows");
+    let through = memory.lines().iter().filter(|line| line["verdict"] == "forwarded").count();
+    assert_eq!(through, 1, "refusals have a bound of their own");
+
+    let following = log.follow();
+    log.flows((0..500).map(mk_event).collect());
+    passed_on(1_001);
+    drop(following);
+    writer.close();
+    assert_eq!(heard(), 500);
+    let refused = |line: &Value| line["rate"]["refused"].as_u64();
+    let told: u64 = memory.lines().iter().filter_map(refused).sum();
+    assert_eq!((told, memory.count("flow")), (log.counts().suppressed, 1_001 - told));
+}
+
+#[test]
 fn who_follows_hears_what_an_endpoint_may_not_log() {
     let memory = Memory::default();
     let (log, writer) = start(memory.clone(), Bounds { rate: NonZeroU32::new(10), sample: None });
@@ -436,14 +472,14 @@ fn who_follows_hears_what_an_endpoint_may_not_log() {
 #[test]
 fn a_listener_that_never_listens_misses_and_holds_up_nobody() {
     let (log, writer) = AuditLog::over(Vec::new(), &AuditConfig::default(), Arc::default());
-    log.flow(mk_event(0));
+    log.flows(vec![mk_event(0)]);
     let mut listener = log.listen();
     let _following = log.follow();
     let sent = u16::try_from(LISTENER_MAX + 1_000).unwrap();
     for number in 0..sent {
-        log.flow(mk_event(number));
-        wait_until("a place in the queue", || log.counts.enter(QUEUE_MAX));
-        log.counts.leave();
+        log.flows(vec![mk_event(number)]);
+        wait_until("a place in the queue", || log.counts.enter(1, QUEUE_MAX) == 1);
+        log.counts.leave(1);
     }
     writer.close();
     let first = listener.entries.blocking_recv();

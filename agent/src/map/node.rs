@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Map;
 use crate::admin::{StatusReport, status};
-use crate::audit::workload;
 
 /// For how long a report is good: however many pages ask, the agent is looked at that often.
 const GOOD_FOR: Duration = Duration::from_secs(3);
@@ -73,7 +72,7 @@ fn workloads(map: &Map) -> (Vec<WorkloadItem>, usize) {
     let registry = &map.context.registry;
     let mut found: BTreeMap<(Arc<str>, Arc<str>), (u32, bool)> = BTreeMap::new();
     for (known, identity) in registry.endpoints() {
-        let name = workload(&known.pod.name, &known.labels).into();
+        let name = Arc::clone(&known.workload);
         let is_governed = identity.is_some_and(|identity| !registry.selecting(identity).is_empty());
         let place = found.entry((Arc::clone(&known.pod.namespace), name)).or_insert((0, true));
         place.0 += 1;

@@ -7,6 +7,7 @@
 
 mod edges;
 mod gate;
+mod looked;
 mod node;
 mod page;
 mod party;
@@ -15,6 +16,7 @@ mod tests;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Query, State};
 use axum::routing::get;
@@ -29,10 +31,16 @@ pub use gate::{Exposed, Hosts};
 pub use node::{NodeReport, WorkloadItem};
 pub use party::Party;
 
+use looked::Looked;
+
+/// How often it is seen whether somebody still looks.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What the map shows, shared by whoever fills it and whoever reads it.
 #[derive(Clone, Debug)]
 pub struct Map {
     edges: Arc<Mutex<Edges>>,
+    looked: Arc<Looked>,
     context: Context,
     node: Arc<node::Lately>,
     name: Arc<str>,
@@ -66,6 +74,7 @@ impl Map {
     pub fn new(context: Context, name: Arc<str>, limits: Limits) -> Self {
         Self {
             edges: Arc::new(Mutex::new(Edges::new(limits))),
+            looked: Arc::new(Looked::new(context.log.clone())),
             context,
             node: Arc::default(),
             name,
@@ -73,14 +82,22 @@ impl Map {
         }
     }
 
-    /// Takes what `listener` hears, until its log ends.
+    /// Takes what `listener` hears, until its log ends: while somebody looks what the log has no room
+    /// for as well.
     pub async fn follow(self, mut listener: Listener) {
-        // What the log has no room for is drawn too.
-        let _following = self.context.log.follow();
-        while let Some(heard) = listener.next().await {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            let heard = tokio::select! {
+                heard = listener.next() => heard,
+                _ = looks.tick() => {
+                    self.looked.expire(Instant::now());
+                    continue;
+                }
+            };
             match heard {
-                Heard::Entry(entry) => self.take(&entry),
-                Heard::Missed(count) => self.edges().miss(count),
+                Some(Heard::Entry(entry)) => self.take(&entry),
+                Some(Heard::Missed(count)) => self.edges().miss(count),
+                None => return,
             }
         }
     }
@@ -117,5 +134,6 @@ pub fn router(map: Map, hosts: Hosts) -> Router {
 }
 
 async fn changes(State(map): State<Map>, Query(seen): Query<Seen>) -> Json<Told> {
+    map.looked.note(Instant::now());
     Json(map.told(seen))
 }

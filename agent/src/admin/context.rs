@@ -140,6 +140,7 @@ impl Context {
             self.watches.each().into_iter().map(|(kind, why)| (kind, why.is_none())).collect();
         readings.shared_addresses = self.shared.load(Ordering::Relaxed);
         let audit = self.log.counts();
+        readings.suppressed = audit.suppressed;
         readings.lost = BTreeMap::from([("queue", audit.lost_queue), ("sink", audit.lost_sink)]);
         if let Some((counters, flows)) = counted {
             readings.lost.insert("kernel", counters.events_lost.values().sum());
@@ -212,6 +213,7 @@ fn look(view: View<'_>) -> Counted {
         policy_count: policies.len() as u64,
         resolvers: view.resolvers.len() as u64,
         failures: view.failures.len() as u64,
+        learned_names: learned.name_count() as u64,
         learned_addresses: learned.address_count() as u64,
         evictions,
         hooks: BTreeMap::from([

@@ -32,7 +32,7 @@ use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
 use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Step};
 use crate::remembered::{Keeper, Pods};
 use crate::source::{Changes, Problem};
 use crate::state::{Claim, Effects, EndpointEffect, Event, State};
@@ -261,7 +261,11 @@ impl Agent {
     }
 
     async fn take(&mut self, books: &mut Books, event: Event) {
+        let began = Instant::now();
         let effects = books.state.handle(event, clock::monotonic_now());
+        if effects.changes_policy() {
+            self.metrics.applied(Step::Compile, began.elapsed());
+        }
         self.put(books, effects).await;
     }
 
@@ -286,7 +290,7 @@ impl Agent {
         let tables = effects.tables.len();
         let outcome = books.apply.apply(effects);
         if changes_policy {
-            self.metrics.applied(began.elapsed());
+            self.metrics.applied(Step::Write, began.elapsed());
         }
         let is_whole = outcome.failures.is_empty();
         books.note(outcome);

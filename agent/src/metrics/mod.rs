@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -22,13 +23,25 @@ pub use readings::{PolicyReading, Readings};
 /// The type of what [`Metrics::encode`] writes.
 pub const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// How long changes take, by step.
+type Applied = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+/// What is done of a change of policy, endpoints or addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Finding out which tables, addresses and names it means.
+    Compile,
+    /// Writing them to the kernel's maps.
+    Write,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// Decisions about lookups.
     pub lookups: Arc<Lookups>,
-    applied: Histogram,
+    applied: Applied,
     refused: Counter,
     readings: Arc<Mutex<Readings>>,
 }
@@ -40,7 +53,11 @@ impl Metrics {
         let lookups = Arc::new(Lookups::default());
         let readings = Arc::new(Mutex::new(Readings::default()));
         // From 100 microseconds to 26 seconds.
-        let applied = Histogram::new(exponential_buckets(1e-4, 4.0, 10));
+        let applied: Applied =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-4, 4.0, 10)));
+        for step in [Step::Compile, Step::Write] {
+            drop(applied.get_or_create(&step.labels()));
+        }
         registry.register(table::APPLY.name, table::APPLY.help, applied.clone());
         let refused = Counter::default();
         registry.register(table::REFUSED.name, table::REFUSED.help, refused.clone());
@@ -51,9 +68,9 @@ impl Metrics {
         Self { registry, lookups, applied, refused, readings }
     }
 
-    /// Counts a change of policy, endpoints or addresses that took so long to compile and write.
-    pub fn applied(&self, took: Duration) {
-        self.applied.observe(took.as_secs_f64());
+    /// Counts a step of a change of policy, endpoints or addresses that took so long.
+    pub fn applied(&self, step: Step, took: Duration) {
+        self.applied.get_or_create(&step.labels()).observe(took.as_secs_f64());
     }
 
     /// Counts objects that were refused.
@@ -71,6 +88,15 @@ impl Metrics {
     }
 }
 
+impl Step {
+    const fn labels(self) -> [(&'static str, &'static str); 1] {
+        match self {
+            Self::Compile => [("step", "compile")],
+            Self::Write => [("step", "write")],
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -84,7 +110,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_table_is_told_once_filled() {
         let metrics = Metrics::new();
-        metrics.applied(Duration::from_millis(3));
+        metrics.applied(Step::Write, Duration::from_millis(3));
         let text = metrics.encode(readings::tests::mk_full()).unwrap();
         for name in table::ALL {
             assert!(text.contains(&format!("# TYPE {}_{} ", table::PREFIX, name.name)), "{text}");

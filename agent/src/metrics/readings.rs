@@ -37,6 +37,8 @@ pub struct Readings {
     pub resolvers: u64,
     /// What cannot be enforced at present.
     pub failures: u64,
+    /// Learned names, once for each identity.
+    pub learned_names: u64,
     /// Learned pairs of a name and an address.
     pub learned_addresses: u64,
     /// Addresses that identities may reach by one name, and that answer for names that they may not.
@@ -47,6 +49,8 @@ pub struct Readings {
     pub policies: Vec<PolicyReading>,
     /// Records that were lost, by where.
     pub lost: BTreeMap<&'static str, u64>,
+    /// Records that rates and sampling kept out.
+    pub suppressed: u64,
 }
 
 /// The decisions of one policy in one direction.

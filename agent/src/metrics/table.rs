@@ -39,6 +39,7 @@ names! {
     STAGES = "dns_stage_duration_seconds", "Time of a stage of a lookup: gate and policy of one lookup in 64, upstream, learn";
     PROXY = "dns_events", "What happened in the DNS proxy, by event";
     RESOLVERS = "dns_resolvers", "Resolvers that the proxy stands in for";
+    NAMES = "learned_names", "Names that are known, once for each identity that learned them";
     LEARNED = "learned_addresses", "Addresses that names opened or that live flows need, all identities together";
     SHARED = "shared_addresses", "Addresses that also answered for names that whoever may reach them may not, once for each identity; counted once a minute at most";
     EVICTIONS = "learned_evictions", "Learned addresses that made room for others";
@@ -52,10 +53,11 @@ names! {
     HOOKS = "hook_faults", "Hooks of the kernel program that were found displaced or detached, and those put right";
     HOOKS_FAILING = "hooks_failing", "Interfaces whose hooks are not where they belong";
     REFUSED = "objects_refused", "Objects that were refused, each time that they were read";
-    APPLY = "apply_duration_seconds", "Time to compile and write a change of policy, endpoints or addresses";
+    APPLY = "apply_duration_seconds", "Time that a change of policy, endpoints or addresses takes, by step";
     MAP_ENTRIES = "map_entries", "Entries of the kernel's maps";
     MAP_CAPACITY = "map_capacity", "Entries that the kernel's maps can hold";
     LOST = "records_lost", "Records of decisions that were lost, by where";
+    SUPPRESSED = "records_suppressed", "Records of decisions that rates and sampling kept out of the log";
 }
 
 /// Tells the metrics that are not counted by the crate's own types.
@@ -135,6 +137,7 @@ impl Telling<'_, '_> {
         )?;
         self.gauge(HOOKS_FAILING, readings.hooks_failing)?;
         self.gauge(RESOLVERS, readings.resolvers)?;
+        self.gauge(NAMES, readings.learned_names)?;
         self.gauge(LEARNED, readings.learned_addresses)?;
         self.gauge(SHARED, readings.shared_addresses)?;
         self.counters(EVICTIONS, [(Vec::new(), readings.evictions)])?;
@@ -183,7 +186,8 @@ impl Telling<'_, '_> {
         self.counters(
             LOST,
             readings.lost.iter().map(|(place, count)| (one("where", place), *count)),
-        )
+        )?;
+        self.counters(SUPPRESSED, [(Vec::new(), readings.suppressed)])
     }
 
     fn counters(

@@ -213,6 +213,11 @@ impl Learned {
         self.store.address_count()
     }
 
+    /// How many names all identities hold together.
+    pub fn name_count(&self) -> usize {
+        self.store.name_count()
+    }
+
     /// Octets of what is held, indexes included.
     pub fn octets(&self) -> usize {
         self.store.octets()

@@ -85,6 +85,10 @@ impl Store {
         self.addresses.len()
     }
 
+    pub(super) fn name_count(&self) -> usize {
+        self.names.len()
+    }
+
     pub(super) fn octets(&self) -> usize {
         self.octets
     }

@@ -41,6 +41,13 @@ impl Finished {
     }
 }
 
+/// What a process holds in memory.
+pub fn resident_kib(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
+}
+
 /// Runs `command` to its end; kills it and fails once `limit` has passed.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
     let shown = format!("{command:?}");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,7 +14,8 @@ use std::time::Duration;
 use anyhow::Result;
 use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
 use namegate_integration::agent::{Agent, binary};
-use namegate_integration::process::run;
+use namegate_integration::patience::wait_until;
+use namegate_integration::process::{resident_kib, run};
 use namegate_integration::scene::Scene;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -211,14 +212,27 @@ fn a_reader_that_never_reads_holds_up_nobody() -> Result<()> {
         return Ok(());
     };
     let Scene { agent, town, .. } = scene;
+    let before = resident_kib(agent.process_id())?;
     let mut idle = UnixStream::connect(agent.socket())?;
     idle.write_all(b"GET /v1/records?follow=true&since_s=60 HTTP/1.1\r\nhost: a\r\n\r\n")?;
-    for _ in 0..50 {
-        assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+    // Each is in the record of a reader that follows, far more than its socket and the ring hold.
+    let evil = town.web.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
+    for port in 1..=30_000 {
+        evil.send_to(b"x", (EVIL.v4, port))?;
+        if port % 600 == 0 {
+            assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+        }
     }
-    let denied = ask_lines(&agent, &["observe", "--verdict", "denied"])?;
-    assert!(denied.len() >= 50, "{}", denied.len());
+    town.checkout.resolve("api.stripe.com")?;
+    town.checkout.try_tcp((STRIPE.v4, 443).into())??;
+    assert_eq!(town.checkout.resolve("last.example")?.status, "REFUSED");
+    let about = ["observe", "--name", "last.example", "--verdict", "denied"];
+    wait_until("another reader to be told what is new", Duration::from_secs(20), || {
+        Ok(!ask_lines(&agent, &about)?.is_empty())
+    })?;
     assert!(agent.ask(&["status"])?.status.success());
+    let grown = resident_kib(agent.process_id())?.saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more than before");
     drop(idle);
     Ok(())
 }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use namegate_integration::addresses::{EVIL, KUBE_DNS_SERVICE, STRIPE};
 use namegate_integration::lab::Lab;
+use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
-use namegate_integration::process::run;
+use namegate_integration::process::{resident_kib, run};
 use namegate_integration::scene::Scene;
 use namegate_integration::town::Town;
-use namegate_integration::{agent::Agent, manifests::Manifests};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -36,6 +36,7 @@ fn every_line_keeps_to_the_published_schema_while_a_pod_floods() -> Result<()> {
     let scene = Scene::begin(town, manifests, &arguments)?;
     let (checkout, web) = (&scene.town.checkout, &scene.town.web);
     let mark = scene.agent.audit.mark()?;
+    let before = resident_kib(scene.agent.process_id())?;
 
     let socket = checkout.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
     let evil = checkout.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
@@ -51,6 +52,8 @@ fn every_line_keeps_to_the_published_schema_while_a_pod_floods() -> Result<()> {
     let of_web = [("kind", "flow"), ("source.pod", "web"), ("destination.names", "api.stripe.com")];
     scene.agent.audit.expect(mark, &of_web)?;
 
+    let grown = resident_kib(scene.agent.process_id())?.saturating_sub(before);
+    ensure!(grown < 64 << 10, "{grown} KiB more than before {HOSTILE_NAMES} names");
     let audit = scene.agent.audit.path().to_owned();
     scene.agent.stop(Signal::TERM)?;
     let lines = checked_lines(&audit)?;
@@ -61,7 +64,8 @@ fn every_line_keeps_to_the_published_schema_while_a_pod_floods() -> Result<()> {
     let bound: u64 = of_checkout.iter().filter_map(|line| line["rate"]["refused"].as_u64()).sum();
     ensure!(bound > 1_000, "{bound} were said to be kept out of {}", lines.len());
     ensure!(count("dns") + count("flow") < HOSTILE_NAMES, "the rate bounds what is written");
-    for line in of_checkout.iter().filter(|line| line["verdict"] == "denied") {
+    let is_refusal = |line: &Value| line["verdict"] == "denied" || line["verdict"] == "dropped";
+    for line in of_checkout.iter().filter(|line| is_refusal(line)) {
         ensure!(
             line["policies"][0]["name"] == "checkout-apis"
                 || line["policy"]["name"] == "checkout-apis",
@@ -79,10 +83,7 @@ fn log_that_nobody_reads_holds_up_neither_lookups_nor_the_end() -> Result<()> {
     run(Command::new("mkfifo").arg(&pipe), Duration::from_secs(5))?;
     let never_read = open_both_ends(&pipe)?;
     let manifests = Manifests::town(&town.lab)?;
-    let scene = {
-        let agent = Agent::start(&town, &manifests, &["--audit-rate", "0"])?;
-        Scene { download: None, agent, manifests, town }
-    };
+    let scene = Scene::begin(town, manifests, &["--audit-rate", "0"])?;
     let checkout = &scene.town.checkout;
     let evil = checkout.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
     // Far more than a pipe and all queues hold.
@@ -109,10 +110,7 @@ fn a_full_disk_costs_records_that_are_told_and_nothing_else() -> Result<()> {
     std::fs::write(disk.0.join("filler"), vec![0; FILLER])?;
     std::os::unix::fs::symlink(disk.0.join("audit.log"), town.lab.file("audit.log"))?;
     let manifests = Manifests::town(&town.lab)?;
-    let scene = {
-        let agent = Agent::start(&town, &manifests, &["--audit-rate", "0"])?;
-        Scene { download: None, agent, manifests, town }
-    };
+    let scene = Scene::begin(town, manifests, &["--audit-rate", "0"])?;
     let checkout = &scene.town.checkout;
     let evil = checkout.namespace.within(|| UdpSocket::bind("0.0.0.0:0"))??;
     let mut port = 1;

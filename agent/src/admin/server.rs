@@ -1,5 +1,6 @@
 //! The thread that answers: connections are bounded in number and in what they may hold open.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::listen::{self, Socket, SocketPath};
@@ -105,10 +106,10 @@ impl Server {
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::spawn(beside);
-                    tokio::spawn(answer_local(local, routers.socket, CONNECTIONS_MAX));
-                    tokio::spawn(answer_local(plugins, routers.cni, PLUGINS_MAX));
+                    tokio::spawn(answer(local, routers.socket, CONNECTIONS_MAX));
+                    tokio::spawn(answer(plugins, routers.cni, PLUGINS_MAX));
                     for (listener, router) in listeners {
-                        tokio::spawn(answer_remote(listener, router));
+                        tokio::spawn(answer(listener, router, CONNECTIONS_MAX));
                     }
                     // Ended by a word or by the other side's end.
                     let _ = ended.await;
@@ -130,11 +131,34 @@ impl Drop for Server {
     }
 }
 
-async fn answer_local(listener: UnixListener, router: Router, connections_max: usize) {
+/// Where connections come in.
+trait Door: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn open(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    async fn open(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+
+    async fn open(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+async fn answer(door: impl Door, router: Router, connections_max: usize) {
     let slots = Arc::new(Semaphore::new(connections_max));
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match door.open().await {
+            Ok(stream) => {
                 let serving = serve(stream, router.clone());
                 tokio::spawn(async move {
                     serving.await;
@@ -146,23 +170,7 @@ async fn answer_local(listener: UnixListener, router: Router, connections_max: u
     }
 }
 
-async fn answer_remote(listener: TcpListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let serving = serve(stream, router.clone());
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(slot);
-                });
-            }
-            Err(error) => pause(&error).await,
-        }
-    }
-}
-
-async fn pause(error: &std::io::Error) {
+async fn pause(error: &io::Error) {
     tracing::warn!(%error, "a request cannot be accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }

@@ -17,7 +17,7 @@ pub(super) fn mk_endpoint(pod: &str) -> EndpointLabel {
     }
 }
 
-pub(super) fn mk_policy(namespace: &str, name: &str) -> PolicyLabel {
+pub(crate) fn mk_policy(namespace: &str, name: &str) -> PolicyLabel {
     PolicyLabel {
         kind: "EgressPolicy".into(),
         namespace: Some(namespace.into()),
@@ -31,10 +31,16 @@ pub(super) fn mk_dns(verdict: LookupVerdict, name: &str) -> Record {
 }
 
 pub(super) fn mk_dns_of(pod: &str, verdict: LookupVerdict, name: &str) -> Record {
-    Record::Dns(Box::new(DnsRecord {
+    let endpoint = mk_endpoint(pod);
+    Record::Dns(Box::new(DnsRecord { endpoint, ..mk_dns_record(verdict, name) }))
+}
+
+/// Of a lookup of the checkout's.
+pub(crate) fn mk_dns_record(verdict: LookupVerdict, name: &str) -> DnsRecord {
+    DnsRecord {
         verdict,
         reason: "no-rule".into(),
-        endpoint: mk_endpoint(pod),
+        endpoint: mk_endpoint("checkout"),
         query: Some(Query { name: name.to_owned(), kind: "A".into() }),
         rcode: Some("REFUSED".into()),
         addresses: vec![AnsweredAddress { address: "203.0.113.1".parse().unwrap(), ttl: 60 }],
@@ -47,7 +53,7 @@ pub(super) fn mk_dns_of(pod: &str, verdict: LookupVerdict, name: &str) -> Record
         transport: Transport::Udp,
         cached: false,
         latency_us: 7,
-    }))
+    }
 }
 
 pub(super) fn mk_flow(verdict: FlowVerdict, policy: Option<PolicyLabel>) -> Record {

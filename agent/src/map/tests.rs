@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::audit::testing::{mk_dns_record, mk_policy};
 use crate::audit::{
     DnsRecord, EndpointLabel, FlowDirection, FlowRecord, FlowVerdict, LookupVerdict, LossSource,
-    LostRecord, Peer, PolicyLabel, Query as Asked, Record, Transport,
+    LostRecord, Peer, Record,
 };
 
 const SMALL: Limits = Limits { edges: 40, of_one: 16, gone: 64, batch: 10 };
@@ -24,31 +25,11 @@ fn at(second: u64, record: Record) -> Entry {
 
 fn mk_lookup(pod: &str, name: &str, verdict: LookupVerdict) -> Record {
     Record::Dns(Box::new(DnsRecord {
-        verdict,
-        reason: "no-rule".into(),
         endpoint: mk_endpoint(pod),
-        query: Some(Asked { name: name.to_owned(), kind: "A".into() }),
-        rcode: Some("REFUSED".into()),
         addresses: Vec::new(),
-        addresses_omitted: 0,
-        not_opened: Vec::new(),
-        policy: None,
-        policies: vec![mk_policy("apis")],
-        policies_omitted: 0,
-        resolver: None,
-        transport: Transport::Udp,
-        cached: false,
-        latency_us: 7,
+        policies: vec![mk_policy("shop", "apis")],
+        ..mk_dns_record(verdict, name)
     }))
-}
-
-fn mk_policy(name: &str) -> PolicyLabel {
-    PolicyLabel {
-        kind: "EgressPolicy".into(),
-        namespace: Some("shop".into()),
-        name: name.into(),
-        rule: Some("payments".into()),
-    }
 }
 
 fn mk_flow(verdict: FlowVerdict, to: Peer) -> FlowRecord {
@@ -61,7 +42,7 @@ fn mk_flow(verdict: FlowVerdict, to: Peer) -> FlowRecord {
         source: Peer { port: 40_000, ..Peer::default() },
         destination: to,
         service: None,
-        policy: Some(mk_policy("apis")),
+        policy: Some(mk_policy("shop", "apis")),
         policies: Vec::new(),
         policies_omitted: 0,
     }

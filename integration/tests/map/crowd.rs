@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::Router;
 use namegate::admin::{Context, Desk, Places, Routers, Server};
 use namegate::audit::{
@@ -15,6 +15,7 @@ use namegate::audit::{
 };
 use namegate::map::{Hosts, Limits, Map, router};
 use namegate::registry::Registry;
+use namegate_integration::process::resident_kib;
 
 /// Workloads that talk.
 pub(crate) const WORKLOADS: usize = 1_000;
@@ -43,9 +44,9 @@ impl Crowd {
         let (log, writer) = AuditLog::start(&AuditConfig::default(), Arc::clone(&registry))?;
         let context = Context::new(Desk::new().0, registry, log);
         let map = Map::new(context, "crowded".into(), Limits::default());
-        let before = resident_kib()?;
+        let before = resident_kib(std::process::id())?;
         let edges = fill(&map);
-        let grown_kib = resident_kib()?.saturating_sub(before);
+        let grown_kib = resident_kib(std::process::id())?.saturating_sub(before);
         // Whoever takes the port in between fails the test, and nothing else.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let hosts = Hosts::new(address, Vec::new())?;
@@ -224,10 +225,4 @@ impl Dice {
         self.0 ^= self.0 << 17;
         (self.0 % end as u64) as usize
     }
-}
-
-fn resident_kib() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
 }

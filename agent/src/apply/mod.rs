@@ -333,10 +333,13 @@ impl<K: Kernel> Apply<K> {
             return;
         }
         self.behind.remove(&identity);
-        let is_unsure = self.identities.get(&identity).is_some_and(|known| known.is_unsure);
+        let former = self.identities.get(&identity);
+        let is_unsure = former.is_some_and(|known| known.is_unsure);
+        let strays = former.map(|known| known.strays.clone()).unwrap_or_default();
         let policy = Arc::clone(&effect.table);
         let unsettled = BTreeSet::new();
-        let in_force = InForce { table, policy, book, is_unsure, unsettled, lacks_rows: false };
+        let in_force =
+            InForce { table, policy, book, is_unsure, strays, unsettled, lacks_rows: false };
         let old = self.identities.insert(identity, in_force);
         let is_first = old.is_none();
         self.stale_tables.extend(old.map(|old| old.table));
@@ -375,6 +378,7 @@ impl<K: Kernel> Apply<K> {
         for address in held {
             gone.book.remove(address, &mut writes);
         }
+        gone.find_strays(&mut writes);
         self.stale_tables.insert(gone.table);
         self.forget_names(identity, writes, outcome);
     }

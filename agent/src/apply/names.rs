@@ -5,10 +5,11 @@ use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use namegate_egress_bpf::abi::{Address, PeerKey};
+use namegate_egress_bpf::abi::{Address, NameKey, PeerKey};
 use namegate_egress_bpf::compile::{NameBook, NameWrites};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
+use namegate_policy::limits::ADDRESSES_TOTAL;
 use namegate_policy::table::PolicyTable;
 use namegate_policy::time::Timestamp;
 
@@ -23,6 +24,9 @@ pub(super) struct InForce {
     /// Whether the kernel may have other rows than `book`, after a failed write: everything is told
     /// again then.
     pub(super) is_unsure: bool,
+    /// Rows of addresses that nobody holds any more and that the kernel may still have, after a failed
+    /// write.
+    pub(super) strays: BTreeSet<NameKey>,
     /// Rows of identities that the kernel may or may not have, after a failed write.
     pub(super) unsettled: BTreeSet<PeerKey>,
     /// Whether some of these are rows that it should have.
@@ -34,6 +38,19 @@ impl InForce {
     pub(super) fn rules(&self, address: Address) -> Option<NameRules> {
         let (deadline, fresh, live) = self.book.rules(address)?;
         Some(NameRules { deadline: Timestamp::from_nanos(deadline), fresh, live })
+    }
+
+    /// Has the rows deleted that an earlier write did not delete, but for those of addresses that are
+    /// held again.
+    pub(super) fn find_strays(&mut self, writes: &mut NameWrites) {
+        self.strays.retain(|key| self.book.rules(key.address).is_none());
+        writes.delete_entries.extend(&self.strays);
+    }
+
+    /// Keeps rows in mind that may not have been deleted: no more than there can be.
+    fn keep_strays(&mut self, rows: Vec<NameKey>) {
+        let room = ADDRESSES_TOTAL.saturating_sub(self.strays.len());
+        self.strays.extend(rows.into_iter().take(room));
     }
 }
 
@@ -116,8 +133,13 @@ impl<K: Kernel> Apply<K> {
                 failure = Some(full.to_string());
             }
         }
-        if let Err(error) = self.kernel.write_names(&writes) {
-            failure = Some(error.to_string());
+        in_force.find_strays(&mut writes);
+        match self.kernel.write_names(&writes) {
+            Ok(()) => in_force.strays.clear(),
+            Err(error) => {
+                in_force.keep_strays(writes.delete_entries);
+                failure = Some(error.to_string());
+            }
         }
         let Some(error) = failure else { return !is_behind };
         in_force.is_unsure = true;

@@ -65,7 +65,7 @@ const BASE: &str = r#"
   spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 5432}]}]}
 "#;
 
-pub(crate) const STEPS: [Step; 9] = [
+pub(crate) const STEPS: [Step; 10] = [
     Step { name: "a pod and its policies", upserts: BASE, ..NOTHING },
     Step {
         name: "a pod that is denied by its labels",
@@ -115,6 +115,16 @@ pub(crate) const STEPS: [Step; 9] = [
     Step {
         name: "another pod on the node",
         upserts: "- {apiVersion: v1, kind: Pod, metadata: {name: second, namespace: shop, labels: {app: second}, annotations: {namegate.dev/interface: second}}, status: {podIPs: [{ip: 10.244.1.6}]}}",
+        ..NOTHING
+    },
+    Step {
+        name: "a learned name that no rule means any more",
+        upserts: r"
+- apiVersion: namegate.dev/v1alpha1
+  kind: EgressPolicy
+  metadata: {name: api, namespace: shop}
+  spec: {podSelector: {matchLabels: {app: web}}, egress: [{to: [{fqdn: www.example.com}], ports: [{protocol: TCP, port: 443}]}]}
+",
         ..NOTHING
     },
     Step {

@@ -147,3 +147,48 @@ fn flows_are_judged_again_when_somebody_gives_up_an_address() {
     apply.apply(Effects::default());
     assert_eq!(apply.kernel().endpoints[&LINK].generation, before, "once");
 }
+
+/// A row that nobody knows any more would stay for good.
+#[test]
+fn an_address_that_could_not_be_deleted_goes_with_the_next_write() {
+    let learned = [("203.0.113.1", mk_rules(9, &[1])), ("203.0.113.2", mk_rules(9, &[1]))];
+    for (way, count) in [("learned", 1), ("table", 2), ("again", 1), ("retired", 2)] {
+        let mut apply = mk_apply();
+        apply.apply(mk_first());
+        apply.apply(mk_effects(mk_table(&learned)));
+        if way == "retired" {
+            let endpoints = BTreeMap::from([(LINK, EndpointEffect::Release)]);
+            apply.apply(Effects { endpoints, ..Effects::default() });
+        }
+        let gone = BTreeMap::from([((identity(), ip("203.0.113.1")), None)]);
+        let calls = apply.kernel().calls;
+        apply.kernel().failing = (calls + 1..=calls + count).collect();
+        let outcome = apply.write_learned(gone);
+        assert_eq!(outcome.failures.len(), 1, "{way}: {:?}", outcome.failures);
+        assert_eq!(apply.kernel().names.len(), 2, "{way}");
+        let again = BTreeMap::from([((identity(), ip("203.0.113.1")), Some(mk_rules(8, &[1])))]);
+        match way {
+            "learned" => apply.write_learned(BTreeMap::from([(
+                (identity(), ip("203.0.113.2")),
+                Some(mk_rules(10, &[1])),
+            )])),
+            "table" => {
+                apply.apply(mk_effects(mk_table(&learned[1..])));
+                apply.apply(mk_effects(mk_table(&learned[1..])))
+            }
+            "again" => apply.write_learned(again),
+            _ => {
+                let retired = BTreeSet::from([identity()]);
+                apply.apply(Effects { retired, ..Effects::default() });
+                apply.apply(Effects::default())
+            }
+        };
+        let left: Vec<Address> = apply.kernel().names.keys().map(|key| key.address).collect();
+        let expected: &[&str] = match way {
+            "again" => &["203.0.113.1", "203.0.113.2"],
+            "retired" => &[],
+            _ => &["203.0.113.2"],
+        };
+        assert_eq!(left, expected.iter().map(|text| ip(text).into()).collect::<Vec<_>>(), "{way}");
+    }
+}

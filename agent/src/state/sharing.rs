@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use namegate_policy::dns::NameDecision;
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::{Learned, Lease};
+use namegate_policy::learned::{Cursor, Learned, Lease};
 use namegate_policy::name::DnsName;
 use namegate_policy::rule::Origin;
 use namegate_policy::table::PolicyTable;
 
 use super::SharedLearned;
 
-/// Addresses looked at before whoever learns gets a turn.
+/// What is looked at before whoever learns gets a turn.
 const TURN: usize = 256;
+
+/// Addresses that are held in hand at a time: a copy of all would be half as large as what is learned.
+const HAND: usize = 8_192;
 
 /// An address that opens more than its names say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,34 +37,73 @@ pub struct Sharing {
     pub also: Vec<(DnsName, BTreeSet<Identity>)>,
 }
 
-/// Hands each shared address to `found`, in order of addresses. What is learned is locked for a moment at a time.
+/// Hands each shared address to `found`, in order of addresses. What is learned is locked for a moment
+/// at a time, and gone through once for each hand of addresses.
 pub fn find_shared(
     learned: &SharedLearned,
     tables: &BTreeMap<Identity, Arc<PolicyTable>>,
+    found: impl FnMut(Sharing),
+) {
+    find_by_hand(learned, tables, HAND, found);
+}
+
+fn find_by_hand(
+    learned: &SharedLearned,
+    tables: &BTreeMap<Identity, Arc<PolicyTable>>,
+    hand: usize,
     mut found: impl FnMut(Sharing),
 ) {
+    let mut last = None;
+    loop {
+        let holders: Vec<(IpAddr, Vec<Identity>)> =
+            first_holders(learned, last, hand).into_iter().collect();
+        for turn in holders.chunks(TURN) {
+            let named: Vec<_> = {
+                let learned = learned.read();
+                turn.iter().map(|(address, holders)| names(&learned, *address, holders)).collect()
+            };
+            for ((address, holders), names) in turn.iter().zip(&named) {
+                let shared = holders.iter().filter_map(|identity| {
+                    let table = tables.get(identity)?;
+                    sharing(*identity, *address, table, names)
+                });
+                shared.for_each(&mut found);
+            }
+        }
+        if holders.len() < hand {
+            return;
+        }
+        last = holders.last().map(|(address, _)| *address);
+    }
+}
+
+/// The first `count` addresses after `last`, each with the identities that hold it, in their order.
+fn first_holders(
+    learned: &SharedLearned,
+    last: Option<IpAddr>,
+    count: usize,
+) -> BTreeMap<IpAddr, Vec<Identity>> {
     let mut holders: BTreeMap<IpAddr, Vec<Identity>> = BTreeMap::new();
-    let identities: Vec<Identity> = learned.read().identities().collect();
-    for identity in identities {
-        let addresses: Vec<IpAddr> = learned.read().addresses(identity).collect();
-        for address in addresses {
-            holders.entry(address).or_default().push(identity);
-        }
+    let mut cursor = Cursor::all();
+    let mut is_more = true;
+    while is_more {
+        is_more = learned.read().read_on(&mut cursor, TURN, |kept| {
+            let address = kept.address;
+            let is_beyond = holders.len() == count
+                && holders.last_key_value().is_some_and(|(most, _)| address > *most);
+            if is_beyond || last.is_some_and(|last| address <= last) {
+                return;
+            }
+            let known = holders.entry(address).or_default();
+            if let Err(place) = known.binary_search(&kept.identity) {
+                known.insert(place, kept.identity);
+            }
+            if holders.len() > count {
+                holders.pop_last();
+            }
+        });
     }
-    let holders: Vec<(IpAddr, Vec<Identity>)> = holders.into_iter().collect();
-    for turn in holders.chunks(TURN) {
-        let named: Vec<_> = {
-            let learned = learned.read();
-            turn.iter().map(|(address, holders)| names(&learned, *address, holders)).collect()
-        };
-        for ((address, holders), names) in turn.iter().zip(&named) {
-            let shared = holders.iter().filter_map(|identity| {
-                let table = tables.get(identity)?;
-                sharing(*identity, *address, table, names)
-            });
-            shared.for_each(&mut found);
-        }
-    }
+    holders
 }
 
 /// The fresh names of an address, and who learned each.
@@ -172,8 +214,12 @@ spec:
     }
 
     fn found(state: &State) -> Vec<String> {
+        found_by_hand(state, HAND)
+    }
+
+    fn found_by_hand(state: &State, hand: usize) -> Vec<String> {
         let mut all = Vec::new();
-        find_shared(state.learned(), state.tables(), |sharing| {
+        find_by_hand(state.learned(), state.tables(), hand, |sharing| {
             let Sharing { identity, address, opened_by, also } = sharing;
             let by: Vec<String> = opened_by
                 .iter()
@@ -218,5 +264,22 @@ spec:
         assert_eq!(found(&state).len(), 2, "another address is another matter");
         state.handle(Event::Tick, at(1_000));
         assert_eq!(found(&state), Vec::<String>::new(), "names that ran out open nothing");
+    }
+
+    #[test]
+    fn hands_of_any_size_find_the_same_addresses_in_the_same_order() {
+        let (mut state, checkout, web) = mk_running();
+        for number in [5, 1, 9, 3, 7, 2] {
+            let address = format!("203.0.113.{number}");
+            teach(&mut state, web, &format!("w{number}.example.com"), &address, at(2));
+            teach(&mut state, checkout, "evil.test", &address, at(2));
+            teach(&mut state, web, "alone.example.com", &format!("2001:db8::{number}"), at(2));
+        }
+        let all = found(&state);
+        assert_eq!(all.len(), 6, "{all:?}");
+        assert!(all.is_sorted(), "{all:?}");
+        for hand in 1..14 {
+            assert_eq!(found_by_hand(&state, hand), all, "hands of {hand}");
+        }
     }
 }

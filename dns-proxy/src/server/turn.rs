@@ -137,13 +137,15 @@ impl Lines {
 
     /// For how long nothing has to be done unless something arrives.
     pub(super) fn patience(&mut self) -> Option<Duration> {
-        if !self.queue.is_empty() {
-            return Some(Duration::ZERO);
+        let now = clock::now();
+        let queued = self.queue.patience(now);
+        if queued == Some(Duration::ZERO) {
+            return queued;
         }
         let deadlines = self.lines.values_mut().filter_map(|line| line.exchanges.next_deadline());
+        let waits = deadlines.map(|deadline| deadline.since(now)).chain(queued);
         // Rounded up to what the kernel waits in, so that the deadline has passed then.
-        let margin = Duration::from_millis(1);
-        deadlines.min().map(|deadline| deadline.since(clock::now()) + margin)
+        waits.min().map(|wait| wait + Duration::from_millis(1))
     }
 
     /// Does all that is ready, and says how many messages there were.
@@ -169,7 +171,7 @@ impl Lines {
             messages += self.receive(number);
         }
         for _ in 0..WORK {
-            let Some(waiting) = self.queue.pop() else { break };
+            let Some(waiting) = self.queue.pop(now) else { break };
             self.admit(waiting, now);
         }
         let numbers: Vec<u16> = self.lines.keys().copied().collect();
@@ -239,7 +241,9 @@ impl Lines {
                 line.release(*ask, Resolution::Cache(message), now, number, &mut self.lessons);
             }
             Admission::Resolve(ask) => {
+                self.queue.begin(source.ip(), now);
                 if let Err(done) = line.exchanges.ask(*ask, now) {
+                    end_all(&mut self.queue, &done);
                     line.conclude(done, now, number, &mut self.lessons);
                 }
             }
@@ -249,6 +253,7 @@ impl Lines {
     fn conclude(&mut self, number: u16, now: Timestamp) {
         if let Some(line) = self.lines.get_mut(&number) {
             for done in self.done.drain(..) {
+                end_all(&mut self.queue, &done);
                 line.conclude(done, now, number, &mut self.lessons);
             }
         }
@@ -387,6 +392,13 @@ impl Line {
             core.counters.dropped_send.add(lost);
             tracing::debug!(%error, lost, "replies not sent");
         }
+    }
+}
+
+/// Lets everyone who asked a query have another in its place.
+fn end_all(queue: &mut FairQueue, done: &Done) {
+    for ask in &done.asks {
+        queue.end(ask.source.ip());
     }
 }
 

@@ -1,5 +1,6 @@
 //! What one pod does to the others: nothing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -47,6 +48,23 @@ async fn flood_whose_answers_never_come_costs_others_nothing() {
     .await;
     assert_eq!(shed(), 30 * 100 + 1 - 64);
     assert_eq!(count(&stage, "verdict-allowed"), 30);
+}
+
+/// More than one pod may have under way ahead of its answers: the rest goes out a moment later, though
+/// no answer comes.
+#[tokio::test]
+async fn resolver_that_answers_nothing_is_asked_everything_still() {
+    let mut stage = Script::default().start().await;
+    let loud = stage.pod().await;
+    let mut left: BTreeSet<Vec<u8>> = BTreeSet::new();
+    for number in 0..200u16 {
+        let name = format!("n{number}.allowed");
+        loud.ask(&mk_query(number, &name, A)).await;
+        left.insert(mk_question(&name, A));
+    }
+    while !left.is_empty() {
+        left.remove(question_of(&stage.resolver.next().await.message));
+    }
 }
 
 #[tokio::test]

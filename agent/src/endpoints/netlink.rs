@@ -5,8 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{TryStream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
@@ -36,6 +37,9 @@ pub struct Link {
 /// The index of the loopback interface, which every namespace has first.
 const LOOPBACK: u32 = 1;
 
+/// How long the kernel may take for a part of an answer: it waits until nobody changes interfaces.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// All interfaces of a namespace, by index.
 pub type Links = BTreeMap<u32, Link>;
 
@@ -55,9 +59,31 @@ pub enum NetlinkError {
     /// The kernel refused a request.
     #[error("the kernel refused to list interfaces")]
     Request(#[from] rtnetlink::Error),
+    /// The kernel says nothing, not even that it refuses.
+    #[error("the kernel's routing interface gave no answer within {} s", PATIENCE.as_secs())]
+    Silent,
     /// The thread that entered the namespace died, or the connection to the kernel ended.
     #[error("the look into the namespace was cut off")]
     Aborted,
+}
+
+impl NetlinkError {
+    /// Whether it is the connection to the kernel that is of no use, rather than the answer.
+    pub(super) fn is_cut_off(&self) -> bool {
+        match self {
+            Self::Request(error) => !matches!(error, rtnetlink::Error::NetlinkError(_)),
+            Self::Socket(_) | Self::Silent | Self::Aborted => true,
+            Self::Open(_) | Self::Enter(_) => false,
+        }
+    }
+}
+
+/// The next part of an answer; `None` at its end.
+pub(super) async fn next<T>(
+    answer: &mut (impl TryStream<Ok = T, Error = rtnetlink::Error> + Unpin),
+) -> Result<Option<T>, NetlinkError> {
+    let part = tokio::time::timeout(PATIENCE, answer.try_next());
+    part.await.map_err(|_| NetlinkError::Silent)?.map_err(NetlinkError::from)
 }
 
 /// Lists the interfaces of the namespace that `handle` was opened in.
@@ -77,14 +103,14 @@ pub(super) async fn get(
     index: u32,
 ) -> Result<Option<Link>, NetlinkError> {
     let mut messages = Box::pin(handle.link().get().match_index(index).execute());
-    match messages.try_next().await {
+    match next(&mut messages).await {
         Ok(message) => Ok(Some(read_link(&message.ok_or(NetlinkError::Aborted)?))),
-        Err(rtnetlink::Error::NetlinkError(refused))
+        Err(NetlinkError::Request(rtnetlink::Error::NetlinkError(refused)))
             if refused.raw_code() == -Errno::NODEV.raw_os_error() =>
         {
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -99,7 +125,7 @@ async fn list_where(
     let number = namespace.map(LinkAttribute::IfNetnsId);
     request.message_mut().attributes.extend(number);
     let mut messages = Box::pin(request.execute());
-    while let Some(message) = messages.try_next().await? {
+    while let Some(message) = next(&mut messages).await? {
         let link = read_link(&message);
         links.insert(link.index, link);
     }
@@ -107,7 +133,7 @@ async fn list_where(
     let number = namespace.map(AddressAttribute::TargetNetNsId);
     request.message_mut().attributes.extend(number);
     let mut messages = Box::pin(request.execute());
-    while let Some(message) = messages.try_next().await? {
+    while let Some(message) = next(&mut messages).await? {
         let Some(link) = links.get_mut(&message.header.index) else {
             continue;
         };
@@ -134,7 +160,7 @@ fn list_inside(namespace: &impl AsFd) -> Result<Links, NetlinkError> {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|errno| NetlinkError::Enter(errno.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(NetlinkError::Socket)?;
     runtime.block_on(async {

@@ -11,12 +11,18 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::sys::AsyncSocket;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::sync::mpsc;
 
 use super::netlink::{self, Link, Links, NetlinkError};
 
 /// Changes that wait to be taken at most; where there are more everything is listed again.
 const NEWS_MAX: usize = 4_096;
+
+/// Octets of events that the kernel keeps until they are read: a thousand, which are those of a hundred pods
+/// that start at once.
+const EVENT_ROOM: usize = 4 << 20;
 
 /// What the kernel told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +51,26 @@ impl Picture {
     /// Subscribes to the events of the namespace that the calling thread is in. Nothing is known
     /// before the first [`Picture::list`].
     pub(super) fn new() -> Result<Self, NetlinkError> {
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
+        Self::with_room(EVENT_ROOM)
+    }
+
+    fn with_room(octets: usize) -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+        tokio::spawn(connection);
+        // Nothing is asked here: where a socket has no room for an event, the kernel drops answers to it as
+        // well until all of it is read (netlink_attachskb), and whoever asked would wait for ever.
+        let (mut events, _, mut messages) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ])
         .map_err(NetlinkError::Socket)?;
-        tokio::spawn(connection);
+        if let Err(error) =
+            set_socket_recv_buffer_size_force(events.socket_mut().socket_ref(), octets)
+        {
+            tracing::debug!(%error, "interface events have the room that every socket has");
+        }
+        tokio::spawn(events);
         let (send, news) = mpsc::channel(NEWS_MAX);
         let is_doubtful = Arc::new(AtomicBool::new(true));
         let doubt = Arc::clone(&is_doubtful);
@@ -70,6 +89,13 @@ impl Picture {
             }
         });
         Ok(Self { handle, links: Links::new(), news, is_doubtful })
+    }
+
+    /// Connects and subscribes anew; what was known stays so until the next list.
+    pub(super) fn reconnect(&mut self) -> Result<(), NetlinkError> {
+        let Self { handle, news, is_doubtful, .. } = Self::new()?;
+        (self.handle, self.news, self.is_doubtful) = (handle, news, is_doubtful);
+        Ok(())
     }
 
     /// The handle to the namespace.
@@ -195,4 +221,84 @@ fn read(payload: NetlinkPayload<RouteNetlinkMessage>) -> Result<Option<News>, Mi
 /// Bridges tell of their ports in the same words: one that leaves its bridge is not gone.
 fn is_interface(link: &LinkMessage) -> bool {
     link.header.interface_family == AddressFamily::Unspec
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+    use super::*;
+
+    /// How many interfaces change at once: whoever asks waits for them, and is told of each.
+    const CHANGING: usize = 4;
+
+    /// A namespace that the test's thread is in, in which interfaces change all the time.
+    struct Storm {
+        namespace: String,
+        changing: Vec<Child>,
+    }
+
+    impl Storm {
+        /// `None` where the test cannot run; in CI that is a failure.
+        fn new() -> Option<Self> {
+            if !rustix::process::geteuid().is_root() {
+                assert!(std::env::var_os("CI").is_none(), "this test needs root, in CI too");
+                eprintln!("SKIPPED: needs root to make network namespaces");
+                return None;
+            }
+            let namespace = format!("ngag-storm-{}", std::process::id());
+            ip(&["netns", "add", &namespace]);
+            let changing = (0..CHANGING).map(|number| change(&namespace, number)).collect();
+            let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            Some(Self { namespace, changing })
+        }
+    }
+
+    /// Makes an interface, and changes it until the program that does so is killed.
+    fn change(namespace: &str, number: usize) -> Child {
+        let (link, peer) = (format!("storm{number}"), format!("peer{number}"));
+        ip(&["-n", namespace, "link", "add", &link, "up", "type", "veth", "peer", &peer]);
+        let mut changing = Command::new("ip")
+            .args(["-n", namespace, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut words = changing.stdin.take().unwrap();
+        let line = format!("link set {link} alias a\n");
+        std::thread::spawn(move || while words.write_all(line.as_bytes()).is_ok() {});
+        changing
+    }
+
+    impl Drop for Storm {
+        fn drop(&mut self) {
+            for changing in &mut self.changing {
+                changing.kill().unwrap();
+                changing.wait().unwrap();
+            }
+            ip(&["netns", "del", &self.namespace]);
+        }
+    }
+
+    fn ip(words: &[&str]) {
+        assert!(Command::new("ip").args(words).status().unwrap().success(), "ip {words:?}");
+    }
+
+    #[test]
+    fn every_list_comes_to_an_end_however_much_is_told_meanwhile() {
+        let Some(_storm) = Storm::new() else { return };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut picture = Picture::with_room(1).unwrap();
+            for round in 0..200 {
+                let listed = tokio::time::timeout(Duration::from_secs(5), picture.list()).await;
+                listed.unwrap_or_else(|_| panic!("list {round} never ended")).unwrap();
+            }
+        });
+    }
 }

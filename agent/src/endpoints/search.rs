@@ -13,7 +13,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::RouteAttribute;
 
@@ -26,6 +25,8 @@ pub struct Search {
     handle: rtnetlink::Handle,
     /// What was seen in namespaces that have addresses, by their numbers.
     seen: BTreeMap<i32, Seen>,
+    /// Whether the connection broke off, so that a pod which is missed may be there.
+    is_cut_off: bool,
 }
 
 /// One namespace.
@@ -52,7 +53,12 @@ impl Search {
         let (connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle, seen: BTreeMap::new() })
+        Ok(Self { handle, seen: BTreeMap::new(), is_cut_off: false })
+    }
+
+    /// Whether what was looked for last may have been missed because the connection broke off.
+    pub const fn is_cut_off(&self) -> bool {
+        self.is_cut_off
     }
 
     /// Begins a look at the node with these interfaces, of which `taken` belong to pods already and
@@ -89,24 +95,41 @@ impl Search {
                 Err(error) => {
                     tracing::debug!(number, %error, "cannot look into a namespace");
                     self.seen.remove(&number);
+                    if error.is_cut_off() {
+                        self.is_cut_off = true;
+                        return;
+                    }
                 }
             }
         }
     }
 
     /// The interfaces that the node's routes send these addresses to.
-    async fn routed(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+    async fn routed(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for address in addresses {
             let length = if address.is_ipv4() { 32 } else { 128 };
             let builder = RouteMessageBuilder::<IpAddr>::new();
             let Ok(builder) = builder.destination_prefix(*address, length) else { continue };
             let mut routes = Box::pin(self.handle.route().get(builder.build()).execute());
-            // An address without a route leads nowhere.
-            while let Ok(Some(route)) = routes.try_next().await {
-                interfaces.extend(route.attributes.iter().filter_map(|attribute| {
-                    if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
-                }));
+            loop {
+                match netlink::next(&mut routes).await {
+                    Ok(Some(route)) => {
+                        interfaces.extend(route.attributes.iter().filter_map(|attribute| {
+                            if let RouteAttribute::Oif(index) = attribute {
+                                Some(*index)
+                            } else {
+                                None
+                            }
+                        }));
+                    }
+                    Ok(None) => break,
+                    // An address without a route leads nowhere.
+                    Err(error) => {
+                        self.is_cut_off |= error.is_cut_off();
+                        break;
+                    }
+                }
             }
         }
         interfaces

@@ -89,28 +89,29 @@ impl Watcher {
 
     /// Begins anew where the kernel tells nothing any more; what was found stays known.
     fn reconnect(&mut self) {
-        match Picture::new().and_then(|picture| Ok((picture, Search::new()?))) {
-            Ok((picture, search)) => (self.picture, self.search) = (picture, search),
-            Err(error) => {
-                tracing::error!(error = %describe(&error), "cannot ask for interface events")
-            }
+        let reconnected = Search::new().and_then(|search| {
+            self.search = search;
+            self.picture.reconnect()
+        });
+        if let Err(error) = reconnected {
+            tracing::error!(error = %describe(&error), "cannot ask for interface events");
         }
     }
 
     /// Looks at the node as it is.
     pub async fn look(&mut self, wanted: &Wanted) -> Result<Town, NetlinkError> {
         self.picture.list().await?;
-        Ok(self.find(wanted, Trust::Nothing).await)
+        self.find(wanted, Trust::Nothing).await
     }
 
     /// Looks at what changed since the last look, and says whether nothing was missed meanwhile.
     async fn glance(&mut self, wanted: &Wanted) -> Result<(Town, bool), NetlinkError> {
         let is_sure = !self.picture.catch_up().await?;
-        Ok((self.find(wanted, Trust::Finished).await, is_sure))
+        Ok((self.find(wanted, Trust::Finished).await?, is_sure))
     }
 
     /// Finds pods among the interfaces that are known.
-    async fn find(&mut self, wanted: &Wanted, trust: Trust) -> Town {
+    async fn find(&mut self, wanted: &Wanted, trust: Trust) -> Result<Town, NetlinkError> {
         let links = self.picture.links();
         for (_, gone) in self.known.extract_if(.., |pod, _| !wanted.contains_key(pod)) {
             self.former.insert(gone.interface.index);
@@ -148,12 +149,15 @@ impl Watcher {
             self.known.extend(found.map(|found| (pod.clone(), found)));
             pods.insert(pod.clone(), located.map_err(|error| describe(&error).into()));
         }
+        if self.search.is_cut_off() {
+            return Err(NetlinkError::Aborted);
+        }
         for interface in pods.values().flatten() {
             self.former.remove(&interface.index);
         }
         let host_addresses =
             links.values().flat_map(|link| link.addresses.iter().copied()).collect();
-        Town { host_addresses, pods, interfaces: links.keys().copied().collect() }
+        Ok(Town { host_addresses, pods, interfaces: links.keys().copied().collect() })
     }
 
     /// Looks whenever something may have changed and hands on each different picture, until the
@@ -189,7 +193,10 @@ impl Watcher {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %describe(&error), "cannot look at the interfaces")
+                    tracing::warn!(error = %describe(&error), "cannot look at the interfaces");
+                    if error.is_cut_off() {
+                        self.reconnect();
+                    }
                 }
             }
             let now = Instant::now();

@@ -22,6 +22,7 @@ pub mod cni;
 pub mod demo;
 pub mod dns;
 pub mod flood;
+pub mod kubelet;
 pub mod lab;
 pub mod live;
 pub mod manifests;

@@ -1,137 +1,15 @@
 //! The plugin among real ones: a pod's policy is in force when its interface is handed over.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL, OUTPOST, ROUTER};
-use namegate_integration::agent::Agent;
 use namegate_integration::capture::{Capture, sent_by};
-use namegate_integration::cluster::{Cluster, OUTPOST_NODE};
-use namegate_integration::cni::{Runtime, Sandbox};
-use namegate_integration::namespace::Namespace;
+use namegate_integration::kubelet::{PLUGIN, SOON, Stand, Start, mk_plugins};
 use namegate_integration::patience::wait_until;
 use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_secs(15);
-/// How long a probe waits before it says that nothing comes back.
-const PROBE: Duration = Duration::from_millis(700);
-const PLUGIN: &str = "namegate-cni";
-
-/// The outpost with a runtime and a policy over pods labelled `app: web`: the echo server, no more.
-struct Stand {
-    runtime: Runtime,
-    cluster: Cluster,
-}
-
-/// One pod that a kubelet is about to start.
-struct Start {
-    namespace: Namespace,
-    sandbox: Sandbox,
-    name: String,
-}
-
-impl Stand {
-    fn new(test: &str) -> Result<Option<Self>> {
-        let Some(cluster) = Cluster::for_test(test)? else { return Ok(None) };
-        let Some(runtime) = Runtime::new(&cluster.town.lab, &cluster.outpost.node)? else {
-            return Ok(None);
-        };
-        cluster.api.put(json!({
-            "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "podSelector": {"matchLabels": {"app": "web"}},
-                "egress": [{"to": [{"cidr": format!("{}/32", ECHO.v4)}]}],
-            },
-        }))?;
-        Ok(Some(Self { runtime, cluster }))
-    }
-
-    fn spawn(&self, more: &[&str]) -> Result<Agent> {
-        let (lists, programs) = (self.runtime.lists(), self.runtime.programs());
-        let (lists, programs) = (lists.display().to_string(), programs.display().to_string());
-        let own = ["--cni-lists", &lists, "--cni-programs", &programs];
-        Agent::spawn_in(
-            &self.cluster.town.lab,
-            &self.cluster.outpost.node,
-            OUTPOST_NODE,
-            &self.cluster.kubeconfig,
-            &[&own, more].concat(),
-        )
-    }
-
-    /// Starts the agent, and waits until the plugin is where it belongs.
-    fn start(&self, more: &[&str]) -> Result<Agent> {
-        let agent = self.spawn(more)?.expect_ready()?;
-        self.expect_chained()?;
-        Ok(agent)
-    }
-
-    fn expect_chained(&self) -> Result<()> {
-        wait_until("the plugin in the list", SOON, || {
-            let plugins = self.runtime.plugins().unwrap_or_default();
-            Ok(plugins.last().is_some_and(|last| last["type"] == PLUGIN))
-        })
-    }
-
-    /// The sandbox of a pod, before anything is plugged in. The API server knows the pod where
-    /// `is_known`.
-    fn sandbox(&self, name: &str, app: &str, is_known: bool) -> Result<Start> {
-        let namespace = Namespace::create(&self.cluster.town.lab.namespace(name))?;
-        let uid = if is_known { self.make_pod(name, app)? } else { String::new() };
-        let sandbox = Sandbox::of_pod(&namespace, ("shop", name, &uid));
-        Ok(Start { namespace, sandbox, name: name.to_owned() })
-    }
-
-    /// A Pod that was given to the outpost and has no address yet; its uid.
-    fn make_pod(&self, name: &str, app: &str) -> Result<String> {
-        self.cluster.api.put(json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "shop", "labels": {"app": app}},
-            "spec": {"nodeName": OUTPOST_NODE, "containers": [{"name": app, "image": app}]},
-            "status": {"phase": "Pending"},
-        }))?;
-        let pod = self.cluster.api.object("Pod", "shop", name)?.context("the pod is not there")?;
-        Ok(pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
-    }
-}
-
-impl Start {
-    fn reaches(&self, to: impl Into<SocketAddr>) -> Result<bool> {
-        let to = to.into();
-        let opened = self.namespace.within(|| TcpStream::connect_timeout(&to, PROBE))?;
-        Ok(opened.is_ok())
-    }
-
-    /// Sends one datagram, as a program would that is faster than everybody.
-    fn send(&self, to: impl Into<SocketAddr>) -> Result<()> {
-        let to = to.into();
-        let sent = self.namespace.within(|| -> io::Result<usize> {
-            UdpSocket::bind(("0.0.0.0", 0))?.send_to(b"first", to)
-        })?;
-        sent.map(drop).context("nothing could be sent")
-    }
-}
-
-/// What a bridge or a point-to-point CNI has in its list.
-fn mk_plugins(kind: &str, folder: &str) -> Value {
-    let mut plugin = json!({
-        "type": kind,
-        "ipam": {
-            "type": "host-local", "dataDir": folder,
-            "ranges": [[{"subnet": "10.244.2.128/25"}]], "routes": [{"dst": "0.0.0.0/0"}],
-        },
-    });
-    if kind == "bridge" {
-        plugin["bridge"] = "cni0".into();
-        plugin["isGateway"] = true.into();
-    }
-    json!([plugin])
-}
 
 fn code(refused: &Value) -> i64 {
     refused["code"].as_i64().unwrap_or_default()
@@ -157,12 +35,7 @@ fn a_pod_is_under_policy_when_its_interface_is_handed_over() -> Result<()> {
         stand.runtime.check(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
 
         // The kubelet tells the address now, and nothing changes by it.
-        let address = result["ips"][0]["address"].as_str().unwrap_or_default();
-        let address: IpAddr = address.split('/').next().unwrap_or_default().parse()?;
-        let api = &stand.cluster.api;
-        let mut pod = api.object("Pod", "shop", &start.name)?.context("the pod is gone")?;
-        pod["status"] = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
-        api.put(pod)?;
+        stand.tell_address(&start, &result)?;
         assert!(start.reaches(echo)? && !start.reaches(evil)?, "{kind}");
 
         // A pod of no policy is made while its object is not known: nothing passes until it is.
@@ -187,7 +60,7 @@ fn a_pod_is_under_policy_when_its_interface_is_handed_over() -> Result<()> {
                 let gone = stand.runtime.del(&start.sandbox)?;
                 gone.map_err(|refused| anyhow!("{kind}: {refused}"))?;
             }
-            api.delete("Pod", "shop", &start.name)?;
+            stand.cluster.api.delete("Pod", "shop", &start.name)?;
         }
         agent.check()?;
         agent.kill()?;

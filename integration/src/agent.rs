@@ -142,6 +142,11 @@ impl Agent {
         self.process.log()
     }
 
+    /// How often it warned there.
+    pub fn warnings(&self) -> usize {
+        self.log().lines().filter(|line| line.contains("WARN")).count()
+    }
+
     /// Waits until the agent's own log says `text`.
     pub fn expect_log(&self, text: &str) -> Result<()> {
         wait_until(&format!("{text:?} in the agent's log"), Duration::from_secs(5), || {

@@ -1,5 +1,6 @@
 //! A cluster: the town's node, the outpost and an API server that both agents read.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -7,9 +8,12 @@ use serde_json::{Value, json};
 
 use crate::addresses::{NODE, OUTPOST, ROUTER};
 use crate::agent::Agent;
-use crate::apiserver::{ApiServer, documents};
+use crate::apiserver::ApiServer;
+use crate::lab::say_skipped;
 use crate::manifests::examples;
+use crate::objects::{Objects, documents};
 use crate::outpost::Outpost;
+use crate::remote::{KUBECONFIG, Remote};
 use crate::town::Town;
 
 /// The name of the town's Node.
@@ -18,51 +22,101 @@ pub const TOWN_NODE: &str = "town";
 pub const OUTPOST_NODE: &str = "outpost";
 /// Where the API server listens: beyond both nodes' uplinks.
 pub const API_PORT: u16 = 6443;
+const API: SocketAddr = SocketAddr::new(IpAddr::V4(ROUTER.v4), API_PORT);
+/// The resolver that the town's pods ask, [`KUBE_DNS_SERVICE`](crate::addresses::KUBE_DNS_SERVICE).
+const TOWN_RESOLVER: &str = "10.96.0.10";
 
-/// Everything but agents. Fields drop in order.
+/// Everything but agents, over an API server that is a double of the test's own unless it says
+/// otherwise. Fields drop in order.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct Cluster<A = ApiServer> {
     /// The API server.
-    pub api: ApiServer,
+    pub api: A,
     /// How agents find it.
     pub kubeconfig: PathBuf,
+    /// What agents are told besides.
+    arguments: &'static [&'static str],
     /// The second node.
     pub outpost: Outpost,
     /// The first node, its pods, and everything around.
     pub town: Town,
 }
 
+/// A cluster over whatever API server the tests are to use.
+pub type AnyCluster = Cluster<Box<dyn Objects>>;
+
 impl Cluster {
-    /// The town and the outpost with their Pods known to the API server, the kinds of Namegate
-    /// defined, and no policy; `None`, after saying so, where this machine cannot.
+    /// The town and the outpost with their Pods known to an API server that does wrong on demand, the
+    /// kinds of Namegate defined, and no policy; `None`, after saying so, where this machine cannot or
+    /// the tests are to use another API server.
     pub fn for_test(name: &str) -> Result<Option<Self>> {
+        if std::env::var_os(KUBECONFIG).is_some() {
+            say_skipped(name, "it needs an API server that does wrong on demand")?;
+            return Ok(None);
+        }
         let Some(town) = Town::for_test(name)? else { return Ok(None) };
+        Self::over_double(town).map(Some)
+    }
+
+    fn over_double(town: Town) -> Result<Self> {
         let outpost = Outpost::build(&town)?;
-        let api = ApiServer::start(&town.lab, &town.internet, (ROUTER.v4, API_PORT).into())?;
-        let kubeconfig = api.kubeconfig(&town.lab)?;
+        let api = ApiServer::start(&town.lab, &town.internet, API)?;
+        let kubeconfig = api.kubeconfig()?;
+        let cluster = Self { api, kubeconfig, arguments: &[], outpost, town };
+        cluster.fill(|_| true)?;
+        Ok(cluster)
+    }
+}
+
+impl AnyCluster {
+    /// The same over the API server of `NAMEGATE_TEST_KUBECONFIG`, or over a double where none is named.
+    pub fn for_any(name: &str) -> Result<Option<Self>> {
+        let Some(town) = Town::for_test(name)? else { return Ok(None) };
+        let Some(remote) = Remote::asked()? else {
+            let Cluster { api, kubeconfig, arguments, outpost, town } = Cluster::over_double(town)?;
+            let api: Box<dyn Objects> = Box::new(api);
+            return Ok(Some(Self { api, kubeconfig, arguments, outpost, town }));
+        };
+        let outpost = Outpost::build(&town)?;
+        let kubeconfig = town.lab.file("kubeconfig");
+        remote.reach(&town.internet, API, &kubeconfig)?;
+        // A cluster has a resolver of its own; pods of the town ask the town's.
+        let arguments = &["--resolver", TOWN_RESOLVER];
+        let api: Box<dyn Objects> = Box::new(remote);
+        let cluster = Self { api, kubeconfig, arguments, outpost, town };
+        let is_own = |place: Option<&str>| place != Some("kube-system");
+        cluster.fill(|object| {
+            let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+            is_own(text("/metadata/namespace")) && is_own(text("/metadata/name"))
+        })?;
+        Ok(Some(cluster))
+    }
+}
+
+impl<A: Objects> Cluster<A> {
+    /// Puts nodes, kinds, and what is `wanted` of the town's objects in place.
+    fn fill(&self, wanted: impl Fn(&Value) -> bool) -> Result<()> {
         for (name, addresses) in [(TOWN_NODE, NODE), (OUTPOST_NODE, OUTPOST)] {
-            api.put(json!({
+            self.api.put(json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
                 "status": {"addresses": [{"type": "InternalIP", "address": addresses.v4}]},
             }))?;
         }
         for kind in ["EgressPolicy", "ClusterEgressPolicy", "NamegateNode"] {
-            api.define(kind)?;
+            self.api.define(kind)?;
         }
-        let cluster = Self { api, kubeconfig, outpost, town };
-        for mut object in documents(&example("cluster.yaml")?)? {
+        for mut object in documents(&example("cluster.yaml")?)?.into_iter().filter(wanted) {
             if object["kind"] == "Pod" {
                 object["spec"]["nodeName"] = TOWN_NODE.into();
                 if let Some(metadata) = object["metadata"].as_object_mut() {
                     metadata.remove("annotations");
                 }
             }
-            cluster.api.put(object)?;
+            self.api.put(object)?;
         }
-        cluster.api.put(cluster.twin())?;
-        let web = &cluster.outpost.web;
-        cluster.api.put(mk_pod("far-web", "web", OUTPOST_NODE, &web.addresses.v4.to_string()))?;
-        Ok(Some(cluster))
+        self.api.put(self.twin())?;
+        let web = &self.outpost.web;
+        self.api.put(mk_pod("far-web", "web", OUTPOST_NODE, &web.addresses.v4.to_string()))
     }
 
     /// The Pod `shop/twin` of the outpost.
@@ -85,13 +139,18 @@ impl Cluster {
     /// Starts the agent of the town's node.
     pub fn spawn_town(&self) -> Result<Agent> {
         let node = &self.town.node.namespace;
-        Agent::spawn_in(&self.town.lab, node, TOWN_NODE, &self.kubeconfig, &[])
+        Agent::spawn_in(&self.town.lab, node, TOWN_NODE, &self.kubeconfig, self.arguments)
     }
 
     /// Starts the agent of the outpost and waits until it enforces.
     pub fn start_outpost(&self) -> Result<Agent> {
+        self.spawn_outpost()?.expect_ready()
+    }
+
+    /// Starts the agent of the outpost.
+    pub fn spawn_outpost(&self) -> Result<Agent> {
         let node = &self.outpost.node;
-        Agent::spawn_in(&self.town.lab, node, OUTPOST_NODE, &self.kubeconfig, &[])?.expect_ready()
+        Agent::spawn_in(&self.town.lab, node, OUTPOST_NODE, &self.kubeconfig, self.arguments)
     }
 }
 

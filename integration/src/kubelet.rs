@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::cluster::{Cluster, OUTPOST_NODE};
 use crate::cni::{Runtime, Sandbox};
 use crate::namespace::Namespace;
+use crate::objects::Objects;
 use crate::patience::wait_until;
 
 /// How long what is waited for may take.

@@ -98,9 +98,14 @@ pub fn can_run(test: &str) -> Result<bool> {
     if env::var_os("CI").is_some_and(|value| !value.is_empty()) {
         bail!("{test} cannot run in CI: {reason}");
     }
-    // The test harness captures `eprintln!` of tests that pass; this must be seen.
-    writeln!(std::io::stderr(), "SKIPPED {test}: {reason}")?;
+    say_skipped(test, &reason)?;
     Ok(false)
+}
+
+/// Says that a test does not run; the test harness captures `eprintln!` of tests that pass, and this
+/// must be seen.
+pub fn say_skipped(test: &str, reason: &str) -> Result<()> {
+    Ok(writeln!(std::io::stderr(), "SKIPPED {test}: {reason}")?)
 }
 
 /// What keeps a lab from being built on this machine.

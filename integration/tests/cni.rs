@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL, OUTPOST, ROUTER};
 use namegate_integration::capture::{Capture, sent_by};
 use namegate_integration::kubelet::{PLUGIN, SOON, Stand, Start, mk_plugins};
+use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
 use serde_json::{Value, json};
 

@@ -12,6 +12,7 @@ use namegate_integration::agent::Agent;
 use namegate_integration::capture::{Capture, sent_by};
 use namegate_integration::cluster::Cluster;
 use namegate_integration::node::UPLINK;
+use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
 use namegate_integration::pod::Pod;
 use serde_json::{Value, json};

@@ -1,13 +1,15 @@
 //! A Kubernetes API server for tests: real HTTP over TLS, lists in pages, watches with history and
 //! bookmarks, streamed lists, conflicts, status apart from spec, server-side apply, and faults on demand.
 //!
-//! It keeps objects and tells about them; it checks no schema, runs no controller and starts no pod.
-//! Selectors are refused, since nothing here sends one. A test that needs the rest needs a cluster.
+//! It keeps objects and tells about them; it checks no schema, runs no controller and starts no pod. Of
+//! definitions it knows that they are there, of Namespaces that what is in them goes with them. A test
+//! that needs the rest needs a cluster.
 
 mod faults;
 mod patch;
 mod requests;
 mod resources;
+mod selection;
 mod store;
 mod tls;
 mod watches;
@@ -29,6 +31,8 @@ pub use resources::{BUILT_IN, DEFINED, Resource};
 
 use crate::lab::Lab;
 use crate::namespace::Namespace;
+use crate::objects::{Objects, text};
+use selection::Selection;
 use store::{Part, Place, Store};
 
 /// What the double's one account shows to be let in.
@@ -39,7 +43,7 @@ const TOKEN: &str = "town-token";
 pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
-    authority: PathBuf,
+    folder: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -92,8 +96,13 @@ impl ApiServer {
         let listener = namespace
             .within(|| TcpListener::bind(address))?
             .with_context(|| format!("cannot listen at {address}"))?;
+        Self::serve(listener, lab.folder())
+    }
+
+    /// Serves `listener`; what its clients need goes to `folder`.
+    pub fn serve(listener: TcpListener, folder: PathBuf) -> Result<Self> {
         let address = listener.local_addr()?;
-        let authority = lab.file("apiserver-ca.pem");
+        let authority = folder.join("apiserver-ca.pem");
         let config = tls::config(address.ip(), &authority)?;
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner {
@@ -119,13 +128,14 @@ impl ApiServer {
                 }
             });
         })?;
-        Ok(Self { shared, address, authority, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { shared, address, folder, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Writes a kubeconfig for it and says where.
-    pub fn kubeconfig(&self, lab: &Lab) -> Result<PathBuf> {
-        let path = lab.file("kubeconfig");
-        let (address, authority) = (self.address, self.authority.display());
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        let path = self.folder.join("kubeconfig");
+        let (address, authority) = (self.address, self.folder.join("apiserver-ca.pem"));
+        let authority = authority.display();
         fs::write(
             &path,
             format!(
@@ -136,58 +146,6 @@ impl ApiServer {
             ),
         )?;
         Ok(path)
-    }
-
-    /// Serves a kind from now on that it did not have.
-    pub fn define(&self, kind: &str) -> Result<()> {
-        let found = DEFINED.iter().find(|resource| resource.kind == kind);
-        let resource = *found.with_context(|| format!("no such kind: {kind}"))?;
-        self.shared.change(|store| store.resources.push(resource));
-        Ok(())
-    }
-
-    /// Puts an object in place with its status, as the cluster's own controllers would.
-    pub fn put(&self, object: Value) -> Result<()> {
-        let (resource, place) = self.locate(&object)?;
-        self.shared
-            .change(|store| match store.get(resource, &place) {
-                Ok(_) => store.replace(resource, &place, object, Part::Everything),
-                Err(_) => store.create(resource, &place, object),
-            })
-            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
-        Ok(())
-    }
-
-    /// Puts all objects of a manifest in place.
-    pub fn apply(&self, manifest: &str) -> Result<()> {
-        for object in documents(manifest)? {
-            self.put(object)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes an object.
-    pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
-        let resource = self.resource(kind)?;
-        let place = (namespace.to_owned(), name.to_owned());
-        self.shared
-            .change(|store| store.delete(resource, &place))
-            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
-        Ok(())
-    }
-
-    /// An object as it is; `None` where there is none.
-    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let resource = self.resource(kind)?;
-        let place = (namespace.to_owned(), name.to_owned());
-        Ok(self.shared.lock().store.get(resource, &place).ok().cloned())
-    }
-
-    /// All objects of a kind.
-    pub fn objects(&self, kind: &str) -> Result<Vec<Value>> {
-        let resource = self.resource(kind)?;
-        let page = self.shared.lock().store.list(resource, None, 0, None);
-        page.map(|page| page.items).map_err(|refusal| anyhow::anyhow!("{}", refusal.message))
     }
 
     /// Changes what goes wrong.
@@ -217,12 +175,52 @@ impl ApiServer {
     }
 
     fn locate(&self, object: &Value) -> Result<(Resource, Place)> {
-        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
-        let resource = self.resource(text("/kind").context("an object without a kind")?)?;
-        let name = text("/metadata/name").context("an object without a name")?;
-        let namespace = text("/metadata/namespace").unwrap_or("default");
+        let resource = self.resource(text(object, "/kind")?)?;
+        let name = text(object, "/metadata/name")?;
+        let namespace = text(object, "/metadata/namespace").unwrap_or("default");
         let namespace = if resource.is_namespaced { namespace } else { "" };
         Ok((resource, (namespace.to_owned(), name.to_owned())))
+    }
+}
+
+impl Objects for ApiServer {
+    fn define(&self, kind: &str) -> Result<()> {
+        let found = DEFINED.iter().find(|resource| resource.kind == kind);
+        let resource = *found.with_context(|| format!("no such kind: {kind}"))?;
+        self.shared.change(|store| store.resources.push(resource));
+        Ok(())
+    }
+
+    fn put(&self, object: Value) -> Result<()> {
+        let (resource, place) = self.locate(&object)?;
+        self.shared
+            .change(|store| match store.get(resource, &place) {
+                Ok(_) => store.replace(resource, &place, object, Part::Everything),
+                Err(_) => store.create(resource, &place, object),
+            })
+            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        Ok(())
+    }
+
+    fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let resource = self.resource(kind)?;
+        let place = (namespace.to_owned(), name.to_owned());
+        self.shared
+            .change(|store| store.delete(resource, &place))
+            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        Ok(())
+    }
+
+    fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let resource = self.resource(kind)?;
+        let place = (namespace.to_owned(), name.to_owned());
+        Ok(self.shared.lock().store.get(resource, &place).ok().cloned())
+    }
+
+    fn objects(&self, kind: &str) -> Result<Vec<Value>> {
+        let resource = self.resource(kind)?;
+        let page = self.shared.lock().store.list(resource, None, &Selection::default(), 0, None);
+        page.map(|page| page.items).map_err(|refusal| anyhow::anyhow!("{}", refusal.message))
     }
 }
 
@@ -238,11 +236,6 @@ impl Drop for ApiServer {
             eprintln!("apiserver: panicked");
         }
     }
-}
-
-/// The objects of a manifest.
-pub fn documents(manifest: &str) -> Result<Vec<Value>> {
-    serde_saphyr::from_multiple(manifest).context("a manifest that cannot be read")
 }
 
 /// The groups that are served, with their version.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::patch;
 use super::resources::Resource;
+use super::selection::Selection;
 use super::store::{Part, Place, Refusal, Store};
 use super::{Shared, TOKEN, groups, watches};
 
@@ -68,9 +69,6 @@ async fn respond(
         return Ok(reply(200, &document));
     }
     let target = target(&shared.lock().store, &path)?;
-    if query.contains_key("labelSelector") || query.contains_key("fieldSelector") {
-        return Err(Refusal::new(400, "BadRequest", "the double has no selectors"));
-    }
     check_access(shared, &method, &target, &query)?;
     if method == Method::GET && target.name.is_none() && is_true(&query, "watch") {
         return watches::begin(shared, target.resource, target.namespace, &query);
@@ -178,7 +176,8 @@ fn list(
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
     let next = query.get("continue").map(String::as_str);
     let namespace = target.namespace.as_deref();
-    let page = shared.lock().store.list(target.resource, namespace, limit, next)?;
+    let selection = Selection::of(query)?;
+    let page = shared.lock().store.list(target.resource, namespace, &selection, limit, next)?;
     // Items of the core kinds come without apiVersion and kind, as from the real one.
     let mut items = page.items;
     for item in items.iter_mut().filter_map(Value::as_object_mut) {

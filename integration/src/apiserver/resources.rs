@@ -43,7 +43,14 @@ const NAMEGATE: (&str, &str) = ("namegate.dev", "v1alpha1");
 const CILIUM: (&str, &str) = ("cilium.io", "v2");
 
 /// Kinds that every API server has.
-pub const BUILT_IN: [Resource; 8] = [
+pub const BUILT_IN: [Resource; 9] = [
+    mk(
+        ("apiextensions.k8s.io", "v1"),
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        false,
+        true,
+    ),
     mk(CORE, "Namespace", "namespaces", false, true),
     mk(CORE, "Node", "nodes", false, true),
     mk(CORE, "Pod", "pods", true, true),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::resources::{BUILT_IN, Resource};
+use super::resources::{BUILT_IN, DEFINED, Resource};
+use super::selection::Selection;
 
 /// Namespace and name; the namespace is empty for a cluster-scoped object.
 pub(super) type Place = (String, String);
@@ -17,6 +18,8 @@ pub(super) struct Happening {
     /// `ADDED`, `MODIFIED` or `DELETED`.
     pub(super) kind: &'static str,
     pub(super) object: Value,
+    /// The object before it; `None` where there was none.
+    pub(super) before: Option<Value>,
 }
 
 /// Why a request is refused: HTTP status, reason and message, as the real one words them.
@@ -104,6 +107,7 @@ impl Store {
         &self,
         resource: Resource,
         namespace: Option<&str>,
+        selection: &Selection,
         limit: usize,
         next: Option<&str>,
     ) -> Result<Page, Refusal> {
@@ -120,6 +124,7 @@ impl Store {
         };
         let all = self.objects.get(&resource).into_iter().flatten();
         let mut rest = all
+            .filter(|(_, object)| selection.selects(object))
             .filter(|(place, _)| namespace.is_none_or(|namespace| place.0 == namespace))
             .filter(|(place, _)| after.as_ref().is_none_or(|after| *place > after));
         let limit = if limit == 0 { usize::MAX } else { limit };
@@ -169,6 +174,11 @@ impl Store {
         metadata.insert("uid".to_owned(), format!("uid-{}", self.version).into());
         metadata.insert("generation".to_owned(), 1.into());
         metadata.insert("resourceVersion".to_owned(), self.version.to_string().into());
+        if let Some(defined) = defined(resource, &object)
+            && !self.resources.contains(&defined)
+        {
+            self.resources.push(defined);
+        }
         Ok(self.happen(resource, place, "ADDED", object))
     }
 
@@ -213,21 +223,58 @@ impl Store {
         let generation = generation.unwrap_or(1) + i64::from(is_other);
         metadata.insert("generation".to_owned(), generation.into());
         metadata.insert("resourceVersion".to_owned(), self.version.to_string().into());
+        if let Some(since) = before.pointer("/metadata/deletionTimestamp") {
+            metadata.insert("deletionTimestamp".to_owned(), since.clone());
+            if !has_finalizers(&object) {
+                self.remove(resource, place);
+                return Ok(object);
+            }
+        }
         Ok(self.happen(resource, place, "MODIFIED", object))
     }
 
-    /// Deletes an object.
+    /// Deletes an object: at once, or where somebody has to see to it first, once its last finalizer is
+    /// gone. What is in a Namespace, or of a kind that is defined, goes with it.
     pub(super) fn delete(&mut self, resource: Resource, place: &Place) -> Result<Value, Refusal> {
         let mut object = self.get(resource, place)?.clone();
         self.version += 1;
-        metadata(&mut object)?
-            .insert("resourceVersion".to_owned(), self.version.to_string().into());
-        if let Some(objects) = self.objects.get_mut(&resource) {
-            objects.remove(place);
+        let version = self.version.to_string();
+        let fields = metadata(&mut object)?;
+        fields.insert("resourceVersion".to_owned(), version.into());
+        if has_finalizers(&object) {
+            let fields = metadata(&mut object)?;
+            fields.entry("deletionTimestamp").or_insert_with(|| DELETED_AT.into());
+            return Ok(self.happen(resource, place, "MODIFIED", object));
         }
-        let (version, happened) = (self.version, object.clone());
-        self.history.push(Happening { version, resource, kind: "DELETED", object: happened });
+        self.remove(resource, place);
+        if resource.kind == "Namespace" {
+            self.remove_all(|_, (namespace, _)| *namespace == place.1);
+        }
+        if let Some(defined) = defined(resource, &object) {
+            self.remove_all(|resource, _| *resource == defined);
+            self.resources.retain(|resource| *resource != defined);
+        }
         Ok(object)
+    }
+
+    fn remove_all(&mut self, is_gone: impl Fn(&Resource, &Place) -> bool) {
+        let all = self
+            .objects
+            .iter()
+            .flat_map(|(resource, objects)| objects.keys().map(|place| (*resource, place.clone())));
+        let gone: Vec<_> = all.filter(|(resource, place)| is_gone(resource, place)).collect();
+        for (resource, place) in gone {
+            self.version += 1;
+            self.remove(resource, &place);
+        }
+    }
+
+    fn remove(&mut self, resource: Resource, place: &Place) {
+        let before = self.objects.get_mut(&resource).and_then(|objects| objects.remove(place));
+        let Some(mut object) = before.clone() else { return };
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let (version, kind) = (self.version, "DELETED");
+        self.history.push(Happening { version, resource, kind, object, before });
     }
 
     fn happen(
@@ -238,10 +285,27 @@ impl Store {
         object: Value,
     ) -> Value {
         let version = self.version;
-        self.objects.entry(resource).or_default().insert(place.clone(), object.clone());
-        self.history.push(Happening { version, resource, kind, object: object.clone() });
+        let objects = self.objects.entry(resource).or_default();
+        let before = objects.insert(place.clone(), object.clone());
+        self.history.push(Happening { version, resource, kind, object: object.clone(), before });
         object
     }
+}
+
+/// When everything was deleted that waits for its finalizers: nobody here reads it.
+const DELETED_AT: &str = "2026-01-01T00:00:00Z";
+
+fn has_finalizers(object: &Value) -> bool {
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    finalizers.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// The kind that a definition defines, where the double knows it.
+fn defined(resource: Resource, object: &Value) -> Option<Resource> {
+    let spec = object.get("spec").filter(|_| resource.kind == "CustomResourceDefinition")?;
+    let is_it =
+        |known: &&Resource| spec["group"] == known.group && spec["names"]["kind"] == known.kind;
+    DEFINED.iter().find(is_it).copied()
 }
 
 /// What of an object a request writes.
@@ -269,4 +333,66 @@ fn set_type(object: &mut Value, resource: Resource) {
 fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, Refusal> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
     metadata.ok_or_else(|| Refusal::new(422, "Invalid", "metadata: Required value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(kind: &str) -> Resource {
+        *BUILT_IN.iter().chain(&DEFINED).find(|resource| resource.kind == kind).unwrap()
+    }
+
+    fn place(namespace: &str, name: &str) -> Place {
+        (namespace.to_owned(), name.to_owned())
+    }
+
+    fn kinds(store: &Store, kind: &str) -> Vec<&'static str> {
+        let happened = store.since(resource(kind), 0).unwrap();
+        happened.iter().map(|happening| happening.kind).collect()
+    }
+
+    #[test]
+    fn an_object_with_finalizers_goes_with_the_last_of_them() {
+        let (mut store, pod, at) = (Store::new(), resource("Pod"), place("shop", "web"));
+        let object = json!({"metadata": {"finalizers": ["a/b"]}, "spec": {}});
+        store.create(pod, &at, object).unwrap();
+        store.delete(pod, &at).unwrap();
+        let mut object = store.get(pod, &at).unwrap().clone();
+        assert_eq!(object["metadata"]["deletionTimestamp"], DELETED_AT);
+        object["metadata"]["finalizers"] = json!([]);
+        store.replace(pod, &at, object, Part::Spec).unwrap();
+        assert_eq!(store.get(pod, &at).unwrap_err().code, 404);
+        assert_eq!(kinds(&store, "Pod"), ["ADDED", "MODIFIED", "DELETED"]);
+    }
+
+    #[test]
+    fn what_is_in_a_namespace_goes_with_it() {
+        let mut store = Store::new();
+        let namespace = resource("Namespace");
+        for name in ["shop", "data"] {
+            store.create(namespace, &place("", name), json!({"metadata": {}})).unwrap();
+            let object = json!({"metadata": {}});
+            store.create(resource("Pod"), &place(name, "web"), object).unwrap();
+        }
+        store.delete(namespace, &place("", "shop")).unwrap();
+        assert_eq!(store.get(resource("Pod"), &place("shop", "web")).unwrap_err().code, 404);
+        assert!(store.get(resource("Pod"), &place("data", "web")).is_ok());
+        assert_eq!(kinds(&store, "Pod"), ["ADDED", "ADDED", "DELETED"]);
+    }
+
+    #[test]
+    fn a_definition_serves_its_kind_until_it_goes() {
+        let (mut store, policy) = (Store::new(), resource("EgressPolicy"));
+        let (definition, at) = (resource("CustomResourceDefinition"), place("", "e.namegate.dev"));
+        let object = json!({"metadata": {}, "spec": {
+            "group": policy.group, "names": {"kind": policy.kind},
+        }});
+        store.create(definition, &at, object).unwrap();
+        assert!(store.resources.contains(&policy));
+        store.create(policy, &place("shop", "web"), json!({"metadata": {}})).unwrap();
+        store.delete(definition, &at).unwrap();
+        assert!(!store.resources.contains(&policy));
+        assert_eq!(kinds(&store, "EgressPolicy"), ["ADDED", "DELETED"]);
+    }
 }

@@ -17,7 +17,8 @@ use super::Shared;
 use super::faults::{Faults, StreamedLists};
 use super::requests::{Body, is_true, respond_with};
 use super::resources::Resource;
-use super::store::Refusal;
+use super::selection::Selection;
+use super::store::{Happening, Refusal};
 
 /// Lines that wait for a slow client at most.
 const LINES_MAX: usize = 16;
@@ -32,6 +33,7 @@ const BOOKMARK: Duration = Duration::from_secs(5);
 struct Asked {
     resource: Resource,
     namespace: Option<String>,
+    selection: Selection,
     /// Where the history begins; `None` for everything that exists first.
     since: Option<u64>,
     wants_bookmarks: bool,
@@ -68,6 +70,7 @@ pub(super) fn begin(
     let asked = Asked {
         resource,
         namespace,
+        selection: Selection::of(query)?,
         since,
         wants_bookmarks: is_true(query, "allowWatchBookmarks"),
         marks_end: served,
@@ -129,9 +132,8 @@ async fn tell_all(
         };
         for happening in happened {
             version = happening.version;
-            if is_asked(asked, &happening.object)
-                && !line(lines, happening.kind, happening.object).await
-            {
+            let Some(kind) = asked.kind(&happening) else { continue };
+            if !line(lines, kind, happening.object).await {
                 return;
             }
         }
@@ -160,7 +162,13 @@ async fn tell_existing(
         line(lines, "ERROR", Refusal::new(500, "InternalError", message).status()).await;
         return None;
     }
-    let page = shared.lock().store.list(asked.resource, asked.namespace.as_deref(), 0, None);
+    let page = shared.lock().store.list(
+        asked.resource,
+        asked.namespace.as_deref(),
+        &asked.selection,
+        0,
+        None,
+    );
     let page = page.ok()?;
     for object in page.items {
         line(lines, "ADDED", object).await.then_some(())?;
@@ -173,9 +181,24 @@ async fn tell_existing(
     Some(page.version)
 }
 
-fn is_asked(asked: &Asked, object: &Value) -> bool {
-    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
-    asked.namespace.is_none() || asked.namespace.as_deref() == namespace
+impl Asked {
+    /// What a happening is to who asked: an object that is selected no more is gone.
+    fn kind(&self, happening: &Happening) -> Option<&'static str> {
+        let was = happening.before.as_ref().is_some_and(|before| self.is_about(before));
+        let is = happening.kind != "DELETED" && self.is_about(&happening.object);
+        match (was, is) {
+            (false, true) => Some("ADDED"),
+            (true, true) => Some("MODIFIED"),
+            (true, false) => Some("DELETED"),
+            (false, false) => None,
+        }
+    }
+
+    fn is_about(&self, object: &Value) -> bool {
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        let is_there = self.namespace.is_none() || self.namespace.as_deref() == namespace;
+        is_there && self.selection.selects(object)
+    }
 }
 
 fn bookmark_at(resource: Resource, version: u64, marks_end: bool) -> Value {

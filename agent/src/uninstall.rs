@@ -10,7 +10,7 @@ use namegate_egress_bpf::datapath::Datapath;
 use crate::cli::{NodeArgs, cni_socket};
 use crate::endpoints::netlink;
 use crate::lock::AgentLock;
-use crate::{link, preflight, remembered};
+use crate::{kubernetes, link, preflight, remembered};
 
 /// Removes everything that an agent left; refuses while one runs.
 pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
@@ -39,6 +39,9 @@ pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     let run_dir = args.run_dir();
     remove_file(&remembered::path(&run_dir))?;
     remove_file(&remembered::draft(&remembered::path(&run_dir)))?;
+    let journal = kubernetes::journal_path(&run_dir);
+    remove_file(&kubernetes::journal_draft(&journal))?;
+    remove_file(&journal)?;
     remove_file(&cni_socket(&args.socket()))?;
     remove_file(&args.socket())
 }

@@ -44,12 +44,26 @@ impl Outpost {
         let web = routed(lab, &node, "far-web", OUTPOST_WEB)?;
         Ok(Self { twin, web, node })
     }
+
+    /// Takes a pod's interface away and gives it another one with the same addresses, as where a pod
+    /// hands its address on.
+    pub fn plug_again(&self, pod: &Pod) -> Result<()> {
+        self.node.ip(&[&format!("link del {}", pod.interface)])?;
+        pod.plug_into(&self.node)?;
+        route(&self.node, pod)
+    }
 }
 
 /// A pod behind an interface and a route of its own.
 fn routed(lab: &Lab, node: &Namespace, name: &str, addresses: Pair) -> Result<Pod> {
     let pod = Pod::plug(lab, node, name, addresses)?;
-    let gateway = OUTPOST_GATEWAY.v4;
+    route(node, &pod)?;
+    Ok(pod)
+}
+
+/// Configures both ends of a pod's interface.
+fn route(node: &Namespace, pod: &Pod) -> Result<()> {
+    let (gateway, addresses) = (OUTPOST_GATEWAY.v4, pod.addresses);
     node.ip(&[
         &format!("addr add {gateway}/32 dev {}", pod.interface),
         &format!("link set {} up", pod.interface),
@@ -60,6 +74,5 @@ fn routed(lab: &Lab, node: &Namespace, name: &str, addresses: Pair) -> Result<Po
         "link set eth0 up",
         &format!("route add {gateway} dev eth0 scope link"),
         &format!("route add default via {gateway}"),
-    ])?;
-    Ok(pod)
+    ])
 }

@@ -47,14 +47,20 @@ impl Pod {
     pub fn plug(lab: &Lab, node: &Namespace, name: &str, addresses: Pair) -> Result<Self> {
         let namespace = Namespace::create(&lab.namespace(name))?;
         let interface = format!("veth-{name}");
-        let pod = namespace.name();
-        node.ip(&[&format!("link add {interface} type veth peer name eth0 netns {pod}")])?;
         namespace.set_resolver(&format!(
             "nameserver {}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n\
              options ndots:1 timeout:2 attempts:1\n",
             KUBE_DNS_SERVICE.v4
         ))?;
-        Ok(Self { namespace, addresses, interface, servers: Vec::new() })
+        let pod = Self { namespace, addresses, interface, servers: Vec::new() };
+        pod.plug_into(node)?;
+        Ok(pod)
+    }
+
+    /// Gives it its interface into `node`.
+    pub fn plug_into(&self, node: &Namespace) -> Result<()> {
+        let (interface, pod) = (&self.interface, self.namespace.name());
+        node.ip(&[&format!("link add {interface} type veth peer name eth0 netns {pod}")])
     }
 
     /// Starts servers that send back what they get, TCP and UDP, both families.

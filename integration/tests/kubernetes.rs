@@ -100,6 +100,91 @@ fn two_nodes_enforce_what_one_api_server_says() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_starts_without_an_api_server_goes_on_with_the_last_policy() -> Result<()> {
+    let test = "an_agent_that_starts_without_an_api_server_goes_on_with_the_last_policy";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    for file in ["checkout-apis.yaml", "database.yaml"] {
+        cluster.apply(file)?;
+    }
+    let (checkout, web) = (&cluster.town.checkout, &cluster.town.web);
+    cluster.start_town()?.kill()?;
+    cluster.api.faults(|faults| faults.is_down = true);
+
+    // The second one finds what the first one left, the third what the second kept of that.
+    for _ in 0..2 {
+        let agent = cluster.start_town()?;
+        agent.expect_log("what an earlier agent had in force goes on")?;
+        agent.expect_log("no answer from the API server")?;
+        assert_eq!(agent.warnings(), 1, "one clear message:\n{}", agent.log());
+        assert_eq!(checkout.resolve("api.stripe.com")?.status, "NOERROR");
+        checkout.try_tcp((STRIPE.v4, 443).into())??;
+        assert_eq!(checkout.resolve("evil.example")?.status, "REFUSED");
+        assert!(checkout.try_tcp((EVIL.v4, 443).into())?.is_err());
+        checkout.try_tcp(database())??;
+        assert!(web.try_tcp(database())?.is_err());
+        agent.kill()?;
+    }
+
+    // What changed meanwhile is in force once the API server is read.
+    let mut agent = cluster.start_town()?;
+    cluster.api.delete("NetworkPolicy", "data", "database")?;
+    cluster.api.delete("EgressPolicy", "shop", "checkout-apis")?;
+    cluster.api.put(mk_policy(echo_peer()))?;
+    assert!(checkout.try_tcp((EVIL.v4, 443).into())?.is_err(), "nobody told the agent");
+    cluster.api.faults(|faults| faults.is_down = false);
+    wait_until("the checkout to be without a policy", RECOVERY, || {
+        agent.check()?;
+        Ok(checkout.try_tcp((EVIL.v4, 443).into())?.is_ok())
+    })?;
+    wait_until("the web to be under one", SOON, || {
+        Ok(web.try_tcp((EVIL.v4, 443).into())?.is_err())
+    })?;
+    web.try_tcp((ECHO.v4, ECHO_PORT).into())??;
+    agent.check()
+}
+
+/// Whoever carries an address that is remembered may be another pod by now.
+#[test]
+fn what_came_while_nobody_could_tell_of_it_is_closed_until_somebody_does() -> Result<()> {
+    let test = "what_came_while_nobody_could_tell_of_it_is_closed_until_somebody_does";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let (web, twin) = (&cluster.outpost.web, &cluster.outpost.twin);
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    cluster.start_outpost()?.kill()?;
+    cluster.api.faults(|faults| faults.is_down = true);
+    cluster.outpost.plug_again(web)?;
+    web.try_tcp(evil)?.context("nobody judges the new interface yet")?;
+
+    let mut agent = cluster.start_outpost()?;
+    agent.expect_log("came after the last word of the API server")?;
+    assert!(web.try_tcp((ECHO.v4, ECHO_PORT).into())?.is_err(), "not even what is allowed");
+    assert!(web.try_tcp(evil)?.is_err());
+    twin.try_tcp(evil)?.context("a pod that is behind its own interface, and not governed")?;
+
+    cluster.api.faults(|faults| faults.is_down = false);
+    expect_echo(&cluster, &mut agent, true, RECOVERY)?;
+    assert!(web.try_tcp(evil)?.is_err());
+    agent.kill()?;
+
+    // A journal that is damaged is not believed: the agent says so, and waits.
+    cluster.api.faults(|faults| faults.is_down = true);
+    let journal = cluster.town.lab.file(&format!("run-{OUTPOST_NODE}")).join("objects.journal");
+    let mut objects = std::fs::read(&journal)?;
+    let middle = objects.len() / 2;
+    objects[middle] ^= 1;
+    std::fs::write(&journal, objects)?;
+    let agent = cluster.spawn_outpost()?;
+    agent.expect_log("the objects of an earlier agent are not believed")?;
+    agent.expect_log("no answer from the API server")?;
+    assert!(web.try_tcp(evil)?.is_err(), "what is in force stays");
+    web.try_tcp((ECHO.v4, ECHO_PORT).into())??;
+    assert!(!agent.log().contains("enforcing"), "{}", agent.log());
+    cluster.api.faults(|faults| faults.is_down = false);
+    agent.expect_ready()?.check()
+}
+
+#[test]
 fn pods_come_go_and_hand_their_address_on() -> Result<()> {
     let Some(cluster) = AnyCluster::for_any("pods_come_go_and_hand_their_address_on")? else {
         return Ok(());

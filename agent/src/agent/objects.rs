@@ -33,10 +33,13 @@ pub(super) struct FirstRead {
     pub(super) has_problems: bool,
     /// The node whose pods are the endpoints; `None` where pods say by annotation where they live.
     pub(super) node_name: Option<Arc<str>>,
+    /// Whether this is what an earlier agent knew, until the API server has told everything.
+    pub(super) is_remembered: bool,
 }
 
 impl Objects {
-    /// Opens the source and reads all of it. With an API server this takes until it answers.
+    /// Opens the source and reads all of it. With an API server this takes until it answers,
+    /// unless an earlier agent's objects are known.
     pub(super) async fn read(
         args: &AgentArgs,
         health: &WatchHealth,
@@ -54,7 +57,8 @@ impl Objects {
                 let has_problems = changes.problems.iter().any(|problem| !problem.is_foreign());
                 let source =
                     Self::Directory { directory: Box::new(directory), is_followed: args.watch };
-                Ok((source, FirstRead { changes, has_problems, node_name: None }))
+                let (node_name, is_remembered) = (None, false);
+                Ok((source, FirstRead { changes, has_problems, node_name, is_remembered }))
             }
             None => Self::read_cluster(args, health).await,
         }
@@ -68,15 +72,32 @@ impl Objects {
         let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         let connection = kubernetes::connect(&access).await?;
         tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
-        let survey = args.discovery_interval;
-        let mut source = kubernetes::Source::begin(connection.clone(), survey, health.clone());
-        let kubernetes::First { changes, has_refusals, nodes } = source.first().await;
+        let options = kubernetes::SourceOptions {
+            survey: args.discovery_interval,
+            journal: kubernetes::journal_path(&args.node.run_dir()),
+            node_name: Arc::clone(&node_name),
+        };
+        let mut source = kubernetes::Source::begin(connection.clone(), &options, health.clone());
+        let kubernetes::First { changes, has_refusals, nodes, is_remembered } =
+            source.first().await;
+        if is_remembered {
+            tracing::info!(
+                server = connection.server(),
+                objects = changes.upserts.len(),
+                "the API server has not told everything: what an earlier agent had in force goes on, and pods that came since are closed until it has"
+            );
+        }
         anyhow::ensure!(
             nodes.contains(&node_name),
             "the cluster has no Node {node_name} (it has {}); set --node-name or NODE_NAME to the one that this agent runs on",
             named(&nodes)
         );
-        let first = FirstRead { changes, has_problems: has_refusals, node_name: Some(node_name) };
+        let first = FirstRead {
+            changes,
+            has_problems: has_refusals,
+            node_name: Some(node_name),
+            is_remembered,
+        };
         Ok((Self::Cluster { source: Box::new(source), connection }, first))
     }
 

@@ -49,8 +49,8 @@ pub(super) async fn start(
     log: AuditLog,
     Asked { questions, demands, shared }: Asked,
 ) -> anyhow::Result<Agent> {
-    let (source, FirstRead { changes, has_problems, node_name }) =
-        Objects::read(args, &shared.watches).await?;
+    let (source, first) = Objects::read(args, &shared.watches).await?;
+    let FirstRead { changes, has_problems, node_name, is_remembered } = first;
     let objects = changes.upserts.len();
     let is_in_cluster = node_name.is_some();
     let reporting = source.report(node_name.clone(), args);
@@ -124,6 +124,12 @@ pub(super) async fn start(
         .with_pattern_seed(RandomState::new().hash_one(std::process::id()))
         .with_search(resolvers::search_domains(&super::resolv_conf()))
         .with_former(former.clone());
+    let state = if is_remembered {
+        let addresses = inherited.iter().map(|(index, row)| (*index, row.addresses.clone()));
+        state.confined_to(addresses.collect())
+    } else {
+        state
+    };
     let is_judged_here = !tables.is_empty();
     let mut apply = Apply::new(datapath, inherited, tables, first_class);
     if is_judged_here {

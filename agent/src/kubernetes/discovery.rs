@@ -13,13 +13,12 @@ use super::kinds::{Presence, WATCHED, Watched};
 use super::trouble::Call;
 use super::watch::News;
 
-/// Tells of every kind as soon as it is served, until all are or nobody listens.
+/// Tells of every kind as soon as it is served, and that it has looked, until all are or nobody listens.
 pub(super) async fn survey(connection: Connection, interval: Duration, out: mpsc::Sender<News>) {
     let mut absent: BTreeSet<Watched> =
         WATCHED.into_iter().filter(|watched| watched.presence == Presence::Defined).collect();
     let mut told = BTreeSet::new();
     let mut backoff = DefaultBackoff::default();
-    let mut is_first = true;
     while !absent.is_empty() {
         let wait = match served(&connection.client, &absent, &mut told).await {
             Ok(served) => {
@@ -30,7 +29,7 @@ pub(super) async fn survey(connection: Connection, interval: Duration, out: mpsc
                         return;
                     }
                 }
-                if std::mem::take(&mut is_first) && out.send(News::Surveyed).await.is_err() {
+                if out.send(News::Surveyed).await.is_err() {
                     return;
                 }
                 interval

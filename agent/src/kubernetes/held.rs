@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io;
 use std::sync::Arc;
 
 use kube::runtime::watcher;
 use namegate_policy::object::{self, Object, ObjectError, ObjectRef};
 use namegate_policy::rule::PolicyRef;
+use serde_json::Value;
 
+use super::journal::Entry;
 use super::kinds::Watched;
 use super::raw::Raw;
 use super::status::{Fact, PolicyFact, Refused, Sight, policy_kind};
@@ -28,6 +31,8 @@ pub(super) struct Update {
     pub(super) versions: Vec<(PolicyRef, Version)>,
     /// What is told of policies and nodes for their status.
     pub(super) facts: Vec<Fact>,
+    /// What an agent has to know of it that starts without an API server.
+    pub(super) entries: Vec<Entry>,
     /// Whether this completes a list: everything that exists was told.
     pub(super) is_whole: bool,
 }
@@ -40,6 +45,7 @@ impl Update {
             && self.refusals.is_empty()
             && self.versions.is_empty()
             && self.facts.is_empty()
+            && self.entries.is_empty()
             && !self.is_whole
     }
 }
@@ -108,55 +114,95 @@ impl Held {
         self.known.len()
     }
 
+    /// Takes what an earlier agent had in force, before the first event.
+    pub(super) fn remember(
+        &mut self,
+        objects: impl Iterator<Item = io::Result<Value>>,
+    ) -> io::Result<Update> {
+        let mut update = Update::default();
+        for object in objects {
+            let raw = Raw::from(object?);
+            let key = key(&raw);
+            let arrival = self.arrival(raw, &mut Vec::new());
+            self.settle(key, Seen { sight: None, arrival }, &mut update);
+        }
+        Ok(update)
+    }
+
+    /// Ends a kind that the cluster does not have.
+    pub(super) fn forget(mut self) -> Update {
+        let mut update = Update::default();
+        for (key, known) in std::mem::take(&mut self.known) {
+            update.removals.extend(known.reference);
+            update.entries.push(Entry::gone(&self.watched, &key.0, &key.1));
+        }
+        update.entries.push(Entry::settled(&self.watched));
+        update
+    }
+
     /// Takes an event in. A list is gathered and put in place as one when it is complete.
     pub(super) fn take(&mut self, event: watcher::Event<Raw>) -> Update {
         let mut update = Update::default();
         match event {
-            watcher::Event::Init => self.arriving = Some(BTreeMap::new()),
+            watcher::Event::Init => {
+                self.arriving = Some(BTreeMap::new());
+                update.entries.push(Entry::list(&self.watched));
+            }
             watcher::Event::InitApply(raw) => {
                 let key = key(&raw);
-                let seen = self.see(raw);
+                let seen = self.see(raw, &mut update.entries);
                 if let Some(arriving) = &mut self.arriving {
                     arriving.insert(key, seen);
                 }
             }
             watcher::Event::InitDone => {
                 let arrived = self.arriving.take().unwrap_or_default();
-                let watched = &self.watched;
-                self.known.retain(|key, known| {
-                    let stays = arrived.contains_key(key);
-                    if !stays {
-                        update.removals.extend(known.reference.take());
-                        update.facts.extend(gone(watched, key));
-                    }
-                    stays
-                });
+                let is_gone = |key: &Key, _: &mut Known| !arrived.contains_key(key);
+                let left: Vec<(Key, Known)> = self.known.extract_if(.., is_gone).collect();
+                for (key, known) in left {
+                    self.leave(&key, Some(known), &mut update);
+                }
                 for (key, seen) in arrived {
                     self.settle(key, seen, &mut update);
                 }
+                update.entries.push(Entry::settled(&self.watched));
                 update.is_whole = true;
             }
             watcher::Event::Apply(raw) => {
                 let key = key(&raw);
-                let seen = self.see(raw);
+                let seen = self.see(raw, &mut update.entries);
                 self.settle(key, seen, &mut update);
+                self.settle_entries(&mut update);
             }
             watcher::Event::Delete(raw) => {
                 let key = key(&raw);
                 let known = self.known.remove(&key);
-                update.removals.extend(known.and_then(|known| known.reference));
-                update.facts.extend(gone(&self.watched, &key));
+                self.leave(&key, known, &mut update);
+                self.settle_entries(&mut update);
             }
         }
         update
     }
 
-    fn see(&self, raw: Raw) -> Seen {
-        Seen { sight: Sight::of(&self.watched, &raw), arrival: self.arrival(raw) }
+    fn leave(&self, key: &Key, known: Option<Known>, update: &mut Update) {
+        update.removals.extend(known.and_then(|known| known.reference));
+        update.facts.extend(gone(&self.watched, key));
+        update.entries.push(Entry::gone(&self.watched, &key.0, &key.1));
     }
 
-    /// What an object says that is not known already.
-    fn arrival(&self, raw: Raw) -> Option<Arrival> {
+    fn settle_entries(&self, update: &mut Update) {
+        if !update.entries.is_empty() {
+            update.entries.push(Entry::settled(&self.watched));
+        }
+    }
+
+    fn see(&self, raw: Raw, entries: &mut Vec<Entry>) -> Seen {
+        Seen { sight: Sight::of(&self.watched, &raw), arrival: self.arrival(raw, entries) }
+    }
+
+    /// What an object says that is not known already; `entries` keep it for the next agent where it
+    /// comes into force.
+    fn arrival(&self, raw: Raw, entries: &mut Vec<Entry>) -> Option<Arrival> {
         let before = self.known.get(&key(&raw));
         let uid: Option<Box<str>> = raw.metadata.uid.map(Into::into);
         let is_same_object = before.is_some_and(|before| before.uid == uid);
@@ -171,7 +217,8 @@ impl Held {
             let refused = refused.map(Arc::new);
             Known { fingerprint, uid, reference, is_good, refused, version }
         };
-        Some(match object::parse(trimmed) {
+        let entry = Entry::put(&self.watched, &trimmed);
+        let arrival = match object::parse(trimmed) {
             Ok(object) => Arrival {
                 known: known(Some(object.reference()), true, None),
                 outcome: Ok(Arc::new(object)),
@@ -182,7 +229,8 @@ impl Held {
                 if is_same_object && before.is_some_and(|before| before.is_good) {
                     let known = known(in_force, true, Some(Refused::new(&error, true)));
                     let refusal = Refusal { error, keeps_last_good: true, stand_in: None };
-                    return Some(Arrival { known, outcome: Err(refusal), replaces: None });
+                    let outcome = Err(refusal);
+                    return Some(Arrival { known, outcome, replaces: None });
                 }
                 let stand_in = error.stand_in.as_deref().cloned().map(Object::Policy);
                 let reference = stand_in.as_ref().map(Object::reference);
@@ -192,7 +240,9 @@ impl Held {
                 let refusal = Refusal { error, keeps_last_good: false, stand_in };
                 Arrival { known, outcome: Err(refusal), replaces }
             }
-        })
+        };
+        entries.push(entry);
+        Some(arrival)
     }
 
     fn settle(&mut self, key: Key, seen: Seen, update: &mut Update) {
@@ -262,7 +312,7 @@ fn key(raw: &Raw) -> Key {
 #[cfg(test)]
 mod tests {
     use kube::runtime::watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::super::kinds::WATCHED;
     use super::*;

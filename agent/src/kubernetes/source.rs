@@ -1,18 +1,21 @@
 //! All watches together: first everything that exists, then what changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use namegate_policy::object::Object;
 use tokio::sync::{mpsc, watch as latest};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::client::Connection;
 use super::discovery;
 use super::gather::Gathered;
 use super::health::WatchHealth;
-use super::held::{Refusal, Update};
+use super::held::{Held, Refusal, Update};
+use super::journal::{Entry, Journal, Memory};
 use super::kinds::{Presence, WATCHED, Watched};
 use super::status::Facts;
 use super::trouble::Trouble;
@@ -21,6 +24,20 @@ use crate::source::Changes;
 
 /// News that wait at most; the watches wait when they are more.
 const NEWS_MAX: usize = 1_024;
+
+/// How long the API server may take to tell everything where an earlier agent's objects are known.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How the cluster is read.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// How often kinds that are absent are looked for.
+    pub survey: Duration,
+    /// Where objects are kept for an agent that starts without an API server.
+    pub journal: PathBuf,
+    /// The node that this is about.
+    pub node_name: Arc<str>,
+}
 
 /// Everything that existed when the watches began.
 #[derive(Debug)]
@@ -31,6 +48,9 @@ pub struct First {
     pub has_refusals: bool,
     /// The names of the cluster's nodes.
     pub nodes: BTreeSet<Arc<str>>,
+    /// Whether the API server did not tell all of it: the rest is what an earlier agent knew. What it
+    /// tells later follows, and at last that this was all ([`Changes::is_current`]).
+    pub is_remembered: bool,
 }
 
 /// The watches of all kinds.
@@ -48,13 +68,23 @@ pub struct Source {
     has_refusals: bool,
     troubles: BTreeMap<Watched, Trouble>,
     health: WatchHealth,
+    journal: Journal,
+    /// Objects of an earlier agent, of kinds that are not watched yet.
+    remembered: BTreeMap<Watched, Held>,
+    has_memory: bool,
+    /// Whether kinds that are remembered were not found once.
+    lacks_kinds: bool,
+    /// Whether everything was read since the start, and whether that was told.
+    is_read: bool,
+    is_told: bool,
 }
 
 impl Source {
-    /// Begins to watch, and keeps `health` up to date; kinds that are absent are looked for at intervals
-    /// of `survey`.
-    pub fn begin(connection: Connection, survey: Duration, health: WatchHealth) -> Self {
+    /// Begins to watch, and keeps `health` up to date.
+    pub fn begin(connection: Connection, options: &SourceOptions, health: WatchHealth) -> Self {
         let (send, news) = mpsc::channel(NEWS_MAX);
+        let (journal, memory) =
+            Journal::open(&options.journal, &connection.server, &options.node_name);
         let mut source = Self {
             connection,
             tasks: JoinSet::new(),
@@ -67,9 +97,18 @@ impl Source {
             has_refusals: false,
             troubles: BTreeMap::new(),
             health,
+            journal,
+            remembered: BTreeMap::new(),
+            has_memory: false,
+            lacks_kinds: false,
+            is_read: false,
+            is_told: false,
         };
+        if let Some(memory) = memory {
+            source.remember(&memory);
+        }
         let connection = source.connection.clone();
-        source.tasks.spawn(discovery::survey(connection, survey, source.send.clone()));
+        source.tasks.spawn(discovery::survey(connection, options.survey, source.send.clone()));
         for watched in WATCHED {
             if watched.presence == Presence::BuiltIn {
                 source.watch(watched);
@@ -83,19 +122,28 @@ impl Source {
         self.facts.subscribe()
     }
 
-    /// Waits until every kind was read whole, however long that takes.
+    /// Waits until every kind was read whole: however long that takes, unless an earlier agent's
+    /// objects are known.
     pub async fn first(&mut self) -> First {
-        while !self.is_surveyed || !self.unread.is_empty() {
+        let enough = Instant::now() + PATIENCE;
+        while !self.is_read {
             // The channel cannot end: this value holds a sender.
-            if let Some(news) = self.news.recv().await {
-                self.take(news);
+            tokio::select! {
+                Some(news) = self.news.recv() => self.take(news),
+                () = tokio::time::sleep_until(enough), if self.has_memory => break,
             }
         }
+        self.is_told = self.is_read;
         let changes = self.gathered.take();
         let nodes = changes.upserts.iter().filter_map(|object| {
             if let Object::Node(node) = &**object { Some(Arc::clone(&node.name)) } else { None }
         });
-        First { nodes: nodes.collect(), has_refusals: self.has_refusals, changes }
+        First {
+            nodes: nodes.collect(),
+            has_refusals: self.has_refusals,
+            is_remembered: !self.is_read,
+            changes,
+        }
     }
 
     /// Hands on what changes, until the receiver is gone. While it is busy changes add up, and of
@@ -104,8 +152,12 @@ impl Source {
         loop {
             tokio::select! {
                 Some(news) = self.news.recv() => self.take(news),
-                permit = changes.reserve(), if !self.gathered.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.gathered.take()),
+                permit = changes.reserve(), if self.has_word() => match permit {
+                    Ok(permit) => {
+                        let is_current = self.is_read && !self.is_told;
+                        self.is_told = self.is_read;
+                        permit.send(Changes { is_current, ..self.gathered.take() });
+                    }
                     Err(_) => return,
                 },
                 () = changes.closed() => return,
@@ -113,10 +165,48 @@ impl Source {
         }
     }
 
+    /// Takes what an earlier agent knew: all of it, or nothing.
+    fn remember(&mut self, memory: &Memory) {
+        let mut updates = Vec::new();
+        for watched in WATCHED {
+            let mut held = Held::new(watched);
+            match held.remember(memory.objects(watched)) {
+                Ok(update) => updates.push((watched, held, update)),
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        "the objects of an earlier agent are not believed: the API server has to answer first"
+                    );
+                    return;
+                }
+            }
+        }
+        self.has_memory = true;
+        for (watched, held, update) in updates {
+            self.update(watched, update);
+            self.remembered.insert(watched, held);
+        }
+    }
+
+    /// Whether there is something to tell.
+    fn has_word(&self) -> bool {
+        !self.gathered.is_empty() || self.is_read != self.is_told
+    }
+
     fn watch(&mut self, watched: Watched) {
         self.unread.insert(watched);
         self.health.begins(watched);
-        self.tasks.spawn(watch::follow(self.connection.clone(), watched, self.send.clone()));
+        let held = self.remembered.remove(&watched).unwrap_or_else(|| Held::new(watched));
+        self.tasks.spawn(watch::follow(self.connection.clone(), watched, held, self.send.clone()));
+    }
+
+    /// Notes that everything was read, once it was.
+    fn note_read(&mut self) {
+        if self.is_read || !self.is_surveyed || !self.unread.is_empty() {
+            return;
+        }
+        self.is_read = true;
+        self.journal.add(&[Entry::whole()]);
     }
 
     fn take(&mut self, news: News) {
@@ -128,7 +218,7 @@ impl Source {
                 }
                 self.watch(watched);
             }
-            News::Surveyed => self.is_surveyed = true,
+            News::Surveyed => self.surveyed(),
             News::Trouble(watched, Some(trouble)) => {
                 self.health.fails(watched, &trouble);
                 let is_said = self.troubles.values().any(|said| said.is_like(&trouble));
@@ -145,6 +235,20 @@ impl Source {
                     tracing::info!(server = %self.connection.server, "the API server answers again");
                 }
             }
+        }
+        self.note_read();
+    }
+
+    /// Forgets remembered kinds that the cluster does not have any more, once that was seen twice: an API
+    /// server that has just started may not serve every kind yet that it has.
+    fn surveyed(&mut self) {
+        let lacks_some = self.remembered.values().any(|held| held.len() > 0);
+        if lacks_some && !std::mem::replace(&mut self.lacks_kinds, true) {
+            return;
+        }
+        self.is_surveyed = true;
+        for (watched, held) in std::mem::take(&mut self.remembered) {
+            self.update(watched, held.forget());
         }
     }
 
@@ -174,6 +278,7 @@ impl Source {
                 "object refused"
             );
         }
+        self.journal.add(&update.entries);
         self.gathered.add(update);
     }
 }

@@ -34,17 +34,22 @@ pub(super) enum News {
     Trouble(Watched, Option<Trouble>),
     /// A kind that was absent is served.
     Appeared(Watched),
-    /// Which kinds are served was found out for the first time.
+    /// Which kinds are served was found out.
     Surveyed,
 }
 
-/// Watches one kind until nobody listens any more.
-pub(super) async fn follow(connection: Connection, watched: Watched, out: mpsc::Sender<News>) {
+/// Watches one kind, of which `held` is known, until nobody listens any more.
+pub(super) async fn follow(
+    connection: Connection,
+    watched: Watched,
+    held: Held,
+    out: mpsc::Sender<News>,
+) {
     let mut watch = Watch {
         api: Api::all_with(connection.client.clone(), &watched.api_resource()),
         server: connection.server,
         watched,
-        held: Held::new(watched),
+        held,
         is_streaming: true,
         failures: 0,
         backoff: DefaultBackoff::default(),

@@ -29,6 +29,9 @@ pub struct Changes {
     pub problems: Vec<Problem>,
     /// Which versions of policies are in force with this, where somebody counts them.
     pub versions: Vec<(PolicyRef, Version)>,
+    /// Whether everything that exists is known with this, after a beginning with what an earlier agent
+    /// knew.
+    pub is_current: bool,
 }
 
 /// Which version of an object.
@@ -47,6 +50,7 @@ impl Changes {
             && self.removals.is_empty()
             && self.problems.is_empty()
             && self.versions.is_empty()
+            && !self.is_current
     }
 }
 
@@ -147,7 +151,7 @@ impl Directory {
         self.problems = told;
         self.in_force = objects;
         self.stand_ins = stand_ins;
-        Changes { upserts, removals, problems, versions: Vec::new() }
+        Changes { upserts, removals, problems, versions: Vec::new(), is_current: false }
     }
 
     /// Every object that was read, with where it stands; of those that are defined twice, each.

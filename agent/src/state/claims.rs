@@ -175,8 +175,12 @@ impl State {
         self.claims.get(pod).map(|held| &held.claim)
     }
 
-    /// Interfaces of pods that the plugin told of and the API server did not yet.
+    /// Interfaces of pods that the plugin told of and the API server did not yet; all that were found
+    /// where it has told nothing.
     pub(super) fn interfaces_of_unknown_pods(&self) -> Vec<u32> {
+        if self.confined.is_some() {
+            return self.town.pods.values().flatten().map(|interface| interface.index).collect();
+        }
         let unknown = self.claims.keys().filter(|pod| self.tables.inventory().pod(pod).is_none());
         let found = unknown.filter_map(|pod| {
             let key = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
@@ -313,6 +317,26 @@ mod tests {
         let gone = handle(&mut state, Event::Detached(BTreeSet::from([mk_claim("u1").attachment])));
         assert_eq!(enforced(&gone), None, "closed until the interface goes");
         assert!(state.claims.is_empty());
+    }
+
+    #[test]
+    fn what_carries_a_remembered_pods_address_is_closed_unless_it_was_its_own() {
+        let addresses = BTreeSet::from([ip("10.244.1.5")]);
+        for (what, former, is_own) in [
+            ("its own", BTreeMap::from([(LINK, addresses)]), true),
+            ("another's", BTreeMap::from([(LINK, BTreeSet::from([ip("10.244.1.6")]))]), false),
+            ("one that came since", BTreeMap::new(), false),
+        ] {
+            let mut state = mk_state().confined_to(former);
+            handle(&mut state, pod("u1", "node", "[{ip: 10.244.1.5}]"));
+            let effects = handle(&mut state, town());
+            assert_eq!(enforced(&effects).is_some(), is_own, "{what}");
+            let current = Changes { is_current: true, ..Changes::default() };
+            let effects = handle(&mut state, Event::Objects(current));
+            if !is_own {
+                assert_eq!(enforced(&effects), Some(vec![ip("10.244.1.5")]), "{what}");
+            }
+        }
     }
 
     #[test]

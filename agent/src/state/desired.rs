@@ -39,6 +39,9 @@ impl State {
                 None => self.tables.upsert(object),
             }
         }
+        if changes.is_current {
+            self.confined = None;
+        }
         let own = self.town.host_addresses.clone();
         self.bring_up_to_date(&own, BTreeSet::new())
     }
@@ -194,6 +197,14 @@ impl State {
                 mac: interface.pod_mac,
                 addresses: pod.addresses.iter().filter(own).copied().collect(),
             };
+            let confined = self.confined.as_ref();
+            if confined.is_some_and(|known| known.get(&interface.index) != Some(&spec.addresses)) {
+                troubles.insert(format!(
+                    "Pod {}: interface {} came after the last word of the API server; nothing passes it until the API server is read",
+                    pod.reference, interface.name
+                ));
+                continue;
+            }
             endpoints.insert(interface.index, spec);
         }
         endpoints

@@ -154,6 +154,9 @@ pub struct State {
     closed: BTreeMap<u32, Option<PodRef>>,
     /// Pods whose addresses the CNI plugin told before the API server.
     claims: BTreeMap<PodRef, Held>,
+    /// While objects are those that an earlier agent knew: the interfaces that it enforced, with the
+    /// addresses of their pods. Behind others may be anybody.
+    confined: Option<BTreeMap<u32, BTreeSet<IpAddr>>>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     service_owners: Arc<BTreeMap<ServiceKey, ServiceRef>>,
@@ -177,6 +180,7 @@ impl State {
             endpoints: BTreeMap::new(),
             closed: BTreeMap::new(),
             claims: BTreeMap::new(),
+            confined: None,
             ipcache: BTreeMap::new(),
             services: Arc::default(),
             service_owners: Arc::default(),
@@ -214,6 +218,14 @@ impl State {
     /// Ends what [`State::with_former`] began: to be said when the first objects are taken.
     pub fn forget_former(&mut self) {
         self.tables.forget_former();
+    }
+
+    /// The same over objects that an earlier agent knew: until it is told that they are current, pods
+    /// are endpoints only behind interfaces that were theirs, and what else carries their addresses is
+    /// closed.
+    #[must_use]
+    pub fn confined_to(self, interfaces: BTreeMap<u32, BTreeSet<IpAddr>>) -> Self {
+        Self { confined: Some(interfaces), ..self }
     }
 
     /// Takes one event and says what has to change.

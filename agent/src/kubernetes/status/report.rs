@@ -76,7 +76,7 @@ impl Reporter {
                     }
                     Err(found) => {
                         if trouble.as_ref() != Some(&found) {
-                            tracing::warn!("{}; enforcement goes on", describe(&found));
+                            warn_of(&found);
                         }
                         trouble = Some(found);
                         RETRY
@@ -142,16 +142,19 @@ pub(super) fn resource() -> ApiResource {
     }
 }
 
-/// What keeps a report from being written or read, and what to do.
-pub(super) fn describe(trouble: &Trouble) -> String {
+/// Says what keeps a report from being written or read, and what to do.
+pub(super) fn warn_of(trouble: &Trouble) {
     match trouble {
-        Trouble::Vanished { .. } => format!(
-            "the cluster has no {RESOURCE}: apply the chart's CRDs (`namegate crds`); until then no policy's status says what is enforced"
+        // Those that watch objects say it.
+        Trouble::Away { .. } | Trouble::Unauthorized { .. } => {
+            tracing::debug!(%trouble, "status cannot be reported");
+        }
+        Trouble::Vanished { .. } => tracing::warn!(
+            "the cluster has no {RESOURCE}: apply the chart's CRDs (`namegate crds`); until then no policy's status says what is enforced; enforcement goes on"
         ),
-        Trouble::Away { .. }
-        | Trouble::Unauthorized { .. }
-        | Trouble::Forbidden { .. }
-        | Trouble::Refused { .. } => format!("status cannot be reported: {trouble}"),
+        Trouble::Forbidden { .. } | Trouble::Refused { .. } => {
+            tracing::warn!("status cannot be reported: {trouble}; enforcement goes on");
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use super::election::Election;
 use super::facts::{PolicyFact, has_status, kind_name, watched};
 use super::judge::{Word, judge};
 use super::object::{ACCEPTED, Condition, NodeStatus, PROGRAMMED, PolicyStatus};
-use super::report::{self, describe, limited};
+use super::report::{self, limited, warn_of};
 use super::{Facts, MANAGER, Options, event, pace};
 use crate::clock;
 use crate::kubernetes::client::Connection;
@@ -288,7 +288,7 @@ impl Writer {
         };
         let is_said = self.troubles.values().any(|(said, _)| said.is_like(&trouble));
         if !is_said {
-            tracing::warn!("{}; enforcement goes on", describe(&trouble));
+            warn_of(&trouble);
         }
         self.troubles.insert(about, (trouble, Instant::now()));
     }

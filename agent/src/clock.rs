@@ -13,6 +13,42 @@ pub fn monotonic_now() -> Timestamp {
     Timestamp::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// How far the wall clock may run from the monotonic one between two looks without having been set.
+const DRIFT: Duration = Duration::from_secs(2);
+
+/// Notices that the wall clock was set. Deadlines live on the monotonic one: nothing opens or closes by
+/// it, and times in records are others.
+#[derive(Debug)]
+pub struct WallWatch {
+    now: Timestamp,
+    wall: SystemTime,
+}
+
+impl WallWatch {
+    /// Begins with what both clocks say.
+    pub fn begin() -> Self {
+        Self { now: monotonic_now(), wall: SystemTime::now() }
+    }
+
+    /// Looks at both clocks, and warns where the wall clock was set since the last look.
+    pub fn look(&mut self) {
+        let Some(step) = self.step(monotonic_now(), SystemTime::now()) else { return };
+        tracing::warn!(
+            "the node's clock was set {step}: times in records jump by that; names and connections go by another clock, and what is in force stays"
+        );
+    }
+
+    fn step(&mut self, now: Timestamp, wall: SystemTime) -> Option<String> {
+        let expected = self.wall + now.since(self.now);
+        (self.now, self.wall) = (now, wall);
+        let (by, direction) = match wall.duration_since(expected) {
+            Ok(by) => (by, "forward"),
+            Err(error) => (error.duration(), "back"),
+        };
+        (by > DRIFT).then(|| format!("{direction} by {} s", by.as_secs()))
+    }
+}
+
 /// Wall time of `at`, given what both clocks say.
 pub fn wall_time(at: Timestamp, now: Timestamp, wall: SystemTime) -> SystemTime {
     if at > now {
@@ -83,6 +119,19 @@ mod tests {
             |seconds: u64| wall_time(Timestamp::from_nanos(seconds * 1_000_000_000), now, wall);
         assert_eq!(at(7), UNIX_EPOCH + Duration::from_secs(97));
         assert_eq!(at(12), UNIX_EPOCH + Duration::from_secs(102));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_told_of_once() {
+        let at = |seconds: u64| Timestamp::from_nanos(seconds * 1_000_000_000);
+        let wall = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut watch = WallWatch { now: at(10), wall: wall(1_000) };
+        assert_eq!(watch.step(at(11), wall(1_001)), None);
+        assert_eq!(watch.step(at(12), wall(1_003)), None, "it is slewed");
+        assert_eq!(watch.step(at(13), wall(4_604)).as_deref(), Some("forward by 3600 s"));
+        assert_eq!(watch.step(at(14), wall(4_605)), None);
+        assert_eq!(watch.step(at(15), wall(606)).as_deref(), Some("back by 4000 s"));
+        assert_eq!(watch.step(at(75), wall(666)), None, "however long nobody looked");
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! What an agent says of a cluster that it cannot read, and that enforcement goes on as it was.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
 use namegate_integration::agent;
-use namegate_integration::cluster::{Cluster, TOWN_NODE};
+use namegate_integration::cluster::{Cluster, OUTPOST_NODE, TOWN_NODE};
+use namegate_integration::objects::Objects;
+use namegate_integration::patience::wait_until;
+use serde_json::json;
 
 /// How long after a fault everything must work again: the longest backoff and a little.
 const RECOVERY: Duration = Duration::from_secs(45);
@@ -58,5 +63,69 @@ fn an_agent_that_cannot_read_the_cluster_says_why() -> Result<()> {
         cluster.api.faults(|faults| *faults = Default::default());
         waiting.expect_ready()?.kill()?;
     }
+    Ok(())
+}
+
+#[test]
+fn kinds_of_another_version_are_told_of_once_and_the_rest_is_enforced() -> Result<()> {
+    let test = "kinds_of_another_version_are_told_of_once_and_the_rest_is_enforced";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.api.define_version("ClusterNetworkPolicy", "v1")?;
+    cluster.api.put(json!({
+        "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "egress": [{"to": [{"cidr": format!("{}/32", ECHO.v4)}]}],
+        },
+    }))?;
+    let mut agent = cluster.start_outpost()?;
+    let before = cluster.api.requests().len();
+    agent.expect_log("ClusterNetworkPolicy objects are not read")?;
+    let log = agent.log();
+    let said = log.lines().find(|line| line.contains("WARN")).context("no warning")?;
+    for word in ["served=v1", "policy.networking.k8s.io/v1alpha2", "is not enforced"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let web = &cluster.outpost.web;
+    web.try_tcp((ECHO.v4, ECHO_PORT).into())?.context("what the other policies allow")?;
+    assert!(web.try_tcp((EVIL.v4, 443).into())?.is_err());
+    // Looked for again and again, and said once.
+    let looks = || {
+        let requests = cluster.api.requests();
+        requests[before..].iter().filter(|request| request.as_str() == "GET /apis").count()
+    };
+    wait_until("the agent to look again", RECOVERY, || Ok(looks() >= 3))?;
+    assert_eq!(agent.warnings(), 1, "one clear message:\n{}", agent.log());
+    agent.check()
+}
+
+#[test]
+fn a_second_agent_of_a_node_is_refused_and_the_first_goes_on() -> Result<()> {
+    let test = "a_second_agent_of_a_node_is_refused_and_the_first_goes_on";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.apply("web-apis.yaml")?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    let mut first = cluster.start_outpost()?;
+    let lab = &cluster.town.lab;
+    let (pins, run) = (lab.pins().join(OUTPOST_NODE), lab.file(&format!("run-{OUTPOST_NODE}")));
+    let (pins, run) = (pins.display().to_string(), run.display().to_string());
+    let kubeconfig = cluster.kubeconfig.display().to_string();
+    let arguments = [
+        ["--kubeconfig", &kubeconfig],
+        ["--node-name", OUTPOST_NODE],
+        ["--pin-dir", &pins],
+        ["--run-dir", &run],
+        ["--log-level", "warn"],
+    ];
+    let second = agent::run_to_end(&cluster.outpost.node, arguments.as_flattened(), RECOVERY)?;
+    assert_eq!(second.code(), 1, "{second:?}");
+    assert_eq!(second.stderr.lines().count(), 1, "one clear message: {second:?}");
+    for word in [&format!("process {}", first.process_id()), "agent.lock", "stop it first"] {
+        assert!(second.stderr.contains(word), "{word}: {second:?}");
+    }
+    first.check()?;
+    assert!(first.ask(&["status"])?.status.success());
+    assert!(cluster.outpost.web.try_tcp(evil)?.is_err());
     Ok(())
 }

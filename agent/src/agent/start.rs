@@ -163,6 +163,7 @@ pub(super) async fn start(
         hooks: HookReport::default(),
         ready_file: args.ready_file.clone(),
         phase: shared.phase.clone(),
+        wall: clock::WallWatch::begin(),
     };
 
     let now = clock::monotonic_now();

@@ -26,6 +26,7 @@ use crate::admin::{Failure, PhaseCell, Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
+use crate::clock::WallWatch;
 use crate::cni::desk::{Demand, Waiting, Wish};
 use crate::cni::protocol::Attachment;
 use crate::dns::LessonRequest;
@@ -84,6 +85,7 @@ pub(super) struct Agent {
     pub(super) hooks: HookReport,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) phase: PhaseCell,
+    pub(super) wall: WallWatch,
 }
 
 /// What the owner has to do.
@@ -411,6 +413,7 @@ impl Agent {
             self.retry_from = Instant::now() + (began.elapsed() * 49).min(RETRY_PAUSE_MAX);
         }
         self.listen_again(books).await;
+        self.wall.look();
         if let Some((_, view)) = &mut self.reporting {
             view.update(&books.state, &books.apply);
         }

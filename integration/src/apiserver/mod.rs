@@ -148,6 +148,14 @@ impl ApiServer {
         Ok(path)
     }
 
+    /// Serves a kind in another version than agents read.
+    pub fn define_version(&self, kind: &str, version: &'static str) -> Result<()> {
+        let found = DEFINED.iter().find(|resource| resource.kind == kind);
+        let known = *found.with_context(|| format!("no such kind: {kind}"))?;
+        self.shared.change(|store| store.resources.push(Resource { version, ..known }));
+        Ok(())
+    }
+
     /// Changes what goes wrong.
     pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.shared.lock().faults);

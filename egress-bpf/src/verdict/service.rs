@@ -39,8 +39,8 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
     }
     let Some(service) = maps.service(&key(case)) else {
         // A port of the node may be that of a service that is not written.
-        let is_node = maps.identity(&case.remote) == Some(IDENTITY_HOST);
-        return if is_node && is_incomplete(maps.config()) {
+        let is_node = || maps.identity(&case.remote) == Some(IDENTITY_HOST);
+        return if is_incomplete(maps.config()) && is_node() {
             Err(DropReason::Incomplete)
         } else {
             Ok(())

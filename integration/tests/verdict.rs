@@ -4,10 +4,12 @@
 //! `BPF_PROG_TEST_RUN` and by the same code over simulated maps. After each batch everything that a
 //! verdict leaves behind is compared: return codes, records, packet counters, rule hits, flows. So it is
 //! with frames that have names (`frames`), and with what becomes of those when they are damaged
-//! (`mutate`).
+//! (`mutate`). Packets of real sockets (`load`) are counted.
 
 #[path = "verdict/frames/mod.rs"]
 mod frames;
+#[path = "verdict/load.rs"]
+mod load;
 #[path = "verdict/mutate.rs"]
 mod mutate;
 #[path = "verdict/random.rs"]
@@ -232,38 +234,42 @@ fn learned_addresses_take_the_place_of_those_that_go() -> Result<()> {
 /// One endpoint opens whatever it can: the flows of another live on, and it opens more.
 #[test]
 fn flood_of_one_endpoint_leaves_room_for_others() -> Result<()> {
-    const ROOM: u32 = 32_768;
-    const FLOOD: u32 = 300_000;
+    const LIVE: u64 = 1_000;
+    const FLOOD: u64 = 300_000;
     if !lab::can_run("flood_of_one_endpoint_leaves_room_for_others")? {
         return Ok(());
     }
-    let options = Options { flows_max: ROOM, ..Options::default() };
+    let live = u32::try_from(variable("NAMEGATE_VICTIMS")?.unwrap_or(LIVE))?;
+    let flood = u32::try_from(variable("NAMEGATE_SYNS")?.unwrap_or(FLOOD))?;
+    let room = if live > 1_000 { Options::default().flows_max } else { 32_768 };
+    let options = Options { flows_max: room, ..Options::default() };
     let mut twin = Twin::with("flood", &options)?;
     let world = World::open();
     twin.enter(&world)?;
     let victim = twin.epoch();
     let place = |number: u32| IpAddr::from((0x0b00_0000 | number).to_be_bytes());
-    for number in 0..1_000 {
+    for number in 0..live {
         ensure!(twin.syn(place(number), 2_000)? == RanVerdict::Next, "the victim's own {number}");
     }
     // Another epoch is another endpoint.
     twin.be(&world, victim + 1)?;
     let mut opened = 0;
-    for number in 0..FLOOD {
+    for number in 0..flood {
         opened += u32::from(twin.syn(place(number), 3_000)? == RanVerdict::Next);
     }
-    ensure!(opened > ROOM / 3 && opened <= ROOM / 2, "{opened} of {ROOM} were taken");
+    ensure!(opened > room / 3 && opened <= room / 2, "{opened} of {room} were taken");
     let refused = twin.counted(Direction::Egress, Reason::Drop(DropReason::Quota))?;
-    ensure!(refused == u64::from(FLOOD - opened), "every other is counted: {refused}");
+    ensure!(refused == u64::from(flood - opened), "every other is counted: {refused}");
     twin.be(&world, victim)?;
-    for number in 0..1_000 {
+    for number in 0..live {
         ensure!(twin.syn(place(number), 2_000)? == RanVerdict::Next, "flow {number} lives");
         ensure!(twin.syn(place(number), 2_001)? == RanVerdict::Next, "another like {number}");
     }
+    println!("{flood} openings took {opened} of {room} places, and none of {live} flows");
     // What is gone is given back.
     twin.sweep_all()?;
     twin.be(&world, victim + 2)?;
-    for number in 0..ROOM / 3 {
+    for number in 0..room / 3 {
         ensure!(twin.syn(place(number), 4_000)? == RanVerdict::Next, "{number} after the flood");
     }
     twin.close()

@@ -101,6 +101,7 @@ impl Random {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) resolvers: BTreeMap<u8, IpAddr>,
@@ -223,6 +224,12 @@ impl World {
                 self.learned.insert(address(text), (random.once_in(2), classes.0, classes.1));
             }
         }
+    }
+
+    /// The same under other rules for what leaves.
+    pub(crate) fn rule(&mut self, egress: Vec<Clause>) {
+        self.generation += 1;
+        self.policy.egress = egress;
     }
 
     pub(crate) fn govern_dns(&mut self) {

@@ -122,6 +122,11 @@ impl Twin {
         Ok(count - self.counted.get(&key).copied().unwrap_or(0))
     }
 
+    /// The records that are there to be read.
+    pub(crate) fn told(&mut self) -> Vec<FlowEvent> {
+        std::iter::from_fn(|| self.events.next_event()).collect()
+    }
+
     /// Removes every flow, as if all of them had expired.
     pub(crate) fn sweep_all(&mut self) -> Result<()> {
         self.datapath.sweep(Timestamp::from_nanos(u64::MAX))?;

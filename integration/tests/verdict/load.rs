@@ -1,0 +1,288 @@
+//! Packets of real sockets over a real interface: all are counted, whatever becomes of the records of
+//! them; tables change places under them; and they are larger than a page.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use namegate_egress_bpf::abi::{Direction, DropReason, EventVerdict, Pass};
+use namegate_egress_bpf::datapath::Reason;
+use namegate_egress_bpf::sim::frame;
+use namegate_integration::lab::{self, Lab};
+use namegate_integration::namespace::Namespace;
+use namegate_integration::patience::{wait_for, wait_until};
+use namegate_policy::rule::{PortRange, Protocol};
+use namegate_policy::table::{Clause, ClauseAction, ClausePeers, ClausePorts, ClauseTier};
+
+use crate::random::{MAC, World};
+use crate::twin::Twin;
+
+const SOON: Duration = Duration::from_secs(30);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
+const OPEN: u16 = 7_000;
+const CLOSED: u16 = 7_999;
+/// More than a frame of the usual size holds, and than a page.
+const LARGE: usize = 5_000;
+
+/// A pod at a real interface of a node, with the program at its hooks.
+struct Wire {
+    pod: Namespace,
+    node: Namespace,
+    _lab: Lab,
+}
+
+impl Wire {
+    fn lay() -> Result<Self> {
+        let lab = Lab::for_test()?;
+        let node = Namespace::create(&lab.namespace("node"))?;
+        let pod = Namespace::create(&lab.namespace("pod"))?;
+        for namespace in [&pod, &node] {
+            namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        let [a, b, c, d, e, f] = MAC.0;
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        node.ip(&[
+            &format!("link add pod0 mtu 9000 type veth peer name eth0 netns {}", pod.name()),
+            &format!("addr add {NODE}/24 dev pod0"),
+            "link set pod0 up",
+        ])?;
+        pod.ip(&[
+            &format!("link set eth0 mtu 9000 address {mac} up"),
+            &format!("addr add {POD}/24 dev eth0"),
+        ])?;
+        Ok(Self { pod, node, _lab: lab })
+    }
+
+    /// Does `work` in the node's namespace with the program attached under `world`.
+    fn judged<T: Send>(
+        &self,
+        name: &str,
+        world: &World,
+        work: impl FnOnce(&mut Twin) -> Result<T> + Send,
+    ) -> Result<T> {
+        let ifindex = self.node.interface_index("pod0")?;
+        self.node.within(|| {
+            let mut twin = Twin::open(name)?.at(ifindex);
+            twin.enter(world)?;
+            twin.datapath().attach(ifindex)?;
+            let done = work(&mut twin)?;
+            twin.close()?;
+            Ok(done)
+        })?
+    }
+
+    /// How many packets the node's end of the pod's interface took.
+    fn taken(&self) -> Result<u64> {
+        let finished = self.node.run(&["ip", "-j", "-s", "link", "show", "dev", "pod0"], SOON)?;
+        let links: serde_json::Value = serde_json::from_str(&finished.success()?)?;
+        links[0]["stats64"]["rx"]["packets"].as_u64().context("a count of packets")
+    }
+
+    fn listen(&self, port: u16) -> Result<UdpSocket> {
+        let socket = self.node.within(|| UdpSocket::bind((NODE, port)))??;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn client(&self, port: u16) -> Result<UdpSocket> {
+        let socket = self.pod.within(|| UdpSocket::bind((POD, 0)))??;
+        socket.connect((NODE, port))?;
+        Ok(socket)
+    }
+}
+
+/// A pod that may reach these ports of anybody.
+fn opening(ports: &[u16]) -> Vec<Clause> {
+    let clause = |action, ports| Clause {
+        action,
+        tier: ClauseTier::Namespaced,
+        peers: ClausePeers { any: true, ..ClausePeers::default() },
+        ports,
+        origins: [].into(),
+    };
+    let open = ports.iter().flat_map(|port| {
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| (protocol, PortRange::single(*port)))
+    });
+    vec![
+        clause(ClauseAction::Forward, ClausePorts::Of(open.collect())),
+        clause(ClauseAction::Drop, ClausePorts::Any),
+    ]
+}
+
+fn sum(twin: &mut Twin, is_meant: impl Fn(Reason) -> bool) -> Result<u64> {
+    let packets = twin.datapath().counters()?.packets;
+    let egress = packets.into_iter().filter(|((direction, _), _)| *direction == Direction::Egress);
+    Ok(egress.filter(|((_, reason), _)| is_meant(*reason)).map(|(_, count)| count).sum())
+}
+
+/// Nobody reads records meanwhile, so that most are lost.
+#[test]
+fn every_packet_is_counted_under_load_and_lost_records_are() -> Result<()> {
+    const EACH: u32 = 40_000;
+    if !lab::can_run("every_packet_is_counted_under_load_and_lost_records_are")? {
+        return Ok(());
+    }
+    let wire = Wire::lay()?;
+    let world = World::ruled(opening(&[OPEN]), opening(&[]));
+    let before = wire.taken()?;
+    let _sinks = [wire.listen(OPEN)?, wire.listen(CLOSED)?];
+    wire.judged("counted", &world, |twin| {
+        thread::scope(|scope| {
+            let senders = [OPEN, CLOSED, CLOSED].map(|port| {
+                let socket = wire.client(port);
+                scope.spawn(move || -> Result<()> {
+                    let socket = socket?;
+                    for _ in 0..EACH {
+                        // What a full queue refuses reaches nobody.
+                        let _refused = socket.send(b"load");
+                    }
+                    Ok(())
+                })
+            });
+            senders.into_iter().try_for_each(|sender| sender.join().expect("no panic"))
+        })?;
+        wait_until("all packets to be counted", SOON, || {
+            Ok(sum(twin, |_| true)? == wire.taken()? - before)
+        })?;
+        let is_drop = |reason| matches!(reason, Reason::Drop(_));
+        let dropped = sum(twin, is_drop)?;
+        ensure!(dropped > u64::from(EACH), "{dropped} were dropped");
+        let first = sum(twin, |reason| reason == Reason::Pass(Pass::Judged))?;
+        let lost = twin.datapath().counters()?.events_lost;
+        let lost = lost.get(&Direction::Egress).copied().unwrap_or(0);
+        let told = twin.told().len() as u64;
+        ensure!(lost > 0, "the buffer held all {told}");
+        ensure!(told + lost == dropped + first, "{told} told, {lost} lost of {dropped} + {first}");
+        Ok(())
+    })
+}
+
+/// Two tables take turns: what both open is never closed, what neither opens never passes.
+#[test]
+fn tables_change_places_under_packets_that_never_see_half_of_two() -> Result<()> {
+    const TURNS: u32 = 200;
+    const ONE: u16 = 7_001;
+    const OTHER: u16 = 7_002;
+    if !lab::can_run("tables_change_places_under_packets_that_never_see_half_of_two")? {
+        return Ok(());
+    }
+    let wire = Wire::lay()?;
+    let mut world = World::ruled(opening(&[OPEN, ONE]), opening(&[]));
+    let (never, always) = (wire.listen(CLOSED)?, wire.listen(OPEN)?);
+    let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    wire.judged("swaps", &world.clone(), |twin| {
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| -> Result<()> {
+                let live = [OPEN, CLOSED, ONE, OTHER].map(|port| wire.client(port));
+                let live = live.into_iter().collect::<Result<Vec<_>>>()?;
+                while !is_over.load(Ordering::Relaxed) {
+                    // A flow that lives through all turns, and one that is opened in this.
+                    for socket in &live {
+                        let _refused = socket.send(b"live");
+                    }
+                    for port in [OPEN, CLOSED] {
+                        let _refused = wire.client(port)?.send(b"first");
+                    }
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            let turned = (0..TURNS).try_for_each(|turn| {
+                world.rule(opening(&[OPEN, if turn % 2 == 0 { OTHER } else { ONE }]));
+                twin.change_policy(&world)?;
+                let before = sent.load(Ordering::Relaxed);
+                wait_until("packets in this turn", SOON, || {
+                    Ok(sent.load(Ordering::Relaxed) > before || sender.is_finished())
+                })?;
+                let closed = twin.told().into_iter().find(|event| {
+                    event.remote_port == OPEN && event.verdict == EventVerdict::Dropped
+                });
+                ensure!(closed.is_none(), "turn {turn}: {closed:?}");
+                Ok(())
+            });
+            is_over.store(true, Ordering::Relaxed);
+            sender.join().expect("no panic")?;
+            turned
+        })?;
+        let gaps = [DropReason::NoTable, DropReason::MissingRow, DropReason::NoEndpoint];
+        let gaps = sum(twin, |reason| gaps.map(Reason::Drop).contains(&reason))?;
+        ensure!(gaps == 0, "{gaps} packets saw a table without rows");
+        Ok(())
+    })?;
+    let mut octets = [0; 16];
+    ensure!(never.recv(&mut octets).is_err(), "what neither opens came through");
+    ensure!(always.recv(&mut octets).is_ok(), "nothing came through at all");
+    Ok(())
+}
+
+/// A large frame of a raw socket has its Ethernet header alone in the linear part (`packet_alloc_skb` of
+/// net/packet/af_packet.c); one of a stream is cut into packets behind the hooks.
+#[test]
+fn large_packets_are_judged_as_small_ones() -> Result<()> {
+    if !lab::can_run("large_packets_are_judged_as_small_ones")? {
+        return Ok(());
+    }
+    let wire = Wire::lay()?;
+    let world = World::ruled(opening(&[OPEN]), opening(&[]));
+    let server = wire.node.within(|| TcpListener::bind((NODE, OPEN)))??;
+    let writer = Writer(
+        wire.pod
+            .command("socat")
+            .args(["-u", "UDP4-RECV:5555,bind=127.0.0.1", "INTERFACE:eth0"])
+            .stdin(Stdio::null())
+            .spawn()?,
+    );
+    wire.judged("large", &world, |twin| {
+        let pen = wire.pod.within(|| UdpSocket::bind("127.0.0.1:0"))??;
+        pen.connect("127.0.0.1:5555")?;
+        let ends = (POD.into(), NODE.into());
+        let frame = |port| frame::ip(MAC, ends, 17, &frame::udp(4_000, port, &[7; LARGE]));
+        for (port, becomes) in [
+            (OPEN, Reason::Pass(Pass::Judged)),
+            (OPEN, Reason::Pass(Pass::Known)),
+            (CLOSED, Reason::Drop(DropReason::Denied)),
+        ] {
+            let before = twin.counted(Direction::Egress, becomes)?;
+            wait_for(becomes.as_str(), SOON, || {
+                // A socket refuses to send while nobody listens.
+                let is_sent = pen.send(&frame(port)).is_ok();
+                let grown = twin.counted(Direction::Egress, becomes)? > before;
+                Ok((is_sent && grown).then_some(()))
+            })?;
+        }
+        drop(writer);
+
+        let mut stream =
+            wire.pod.within(|| TcpStream::connect(SocketAddr::from((NODE, OPEN))))??;
+        let (mut far, _) = server.accept()?;
+        thread::scope(|scope| {
+            let reader = scope.spawn(move || std::io::copy(&mut far, &mut std::io::sink()));
+            stream.write_all(&vec![7; 8 << 20])?;
+            drop(stream);
+            ensure!(reader.join().expect("no panic")? == 8 << 20, "it came through whole");
+            Ok(())
+        })?;
+        let flows = twin.datapath().flows()?;
+        let flow = flows.iter().find(|(key, _)| key.protocol == 6).context("the stream's flow")?.1;
+        let (packets, octets) = (flow.packets[0], flow.octets[0]);
+        ensure!(octets > 8 << 20, "{octets} octets were counted");
+        ensure!(octets / packets > 9_014, "{octets} octets in {packets} packets: none was large");
+        Ok(())
+    })
+}
+
+/// Ends with this value.
+struct Writer(Child);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _gone = self.0.kill();
+        let _status = self.0.wait();
+    }
+}

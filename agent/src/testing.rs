@@ -31,6 +31,7 @@ pub(crate) fn mk_town(pods: &[(&str, u32)]) -> Town {
         host_addresses: ["10.244.1.1", "192.0.2.1"].map(|text| text.parse().unwrap()).into(),
         pods: pods.iter().map(found).collect(),
         interfaces: pods.iter().map(|(_, index)| *index).collect(),
+        ..Town::default()
     }
 }
 

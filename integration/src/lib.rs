@@ -33,6 +33,7 @@ pub mod outpost;
 pub mod patience;
 pub mod pod;
 pub mod process;
+pub mod read_only;
 pub mod remote;
 pub mod resolver;
 pub mod rival;

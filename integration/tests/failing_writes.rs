@@ -136,6 +136,7 @@ impl Node {
             host_addresses: BTreeSet::from([IpAddr::from(NODE)]),
             pods: housed.collect(),
             interfaces: BTreeSet::from([IFINDEX, 77]),
+            told_at: BTreeMap::new(),
         };
         effects.absorb(self.handle(Event::Town(town)));
         effects

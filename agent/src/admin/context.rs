@@ -14,6 +14,7 @@ use namegate_policy::rule::PolicyRef;
 use super::hits::HitBook;
 use super::{Desk, Failure, Phase, PhaseCell, Recent, View};
 use crate::audit::AuditLog;
+use crate::cni::Standing;
 use crate::kubernetes::WatchHealth;
 use crate::metrics::{Metrics, PolicyReading, Readings};
 use crate::registry::Registry;
@@ -47,6 +48,8 @@ pub struct Context {
     pub recent: Recent,
     /// Which kinds of objects are followed.
     pub watches: WatchHealth,
+    /// How the CNI plugin stands on the node.
+    pub cni: Standing,
     /// How many addresses were shared at the last look.
     pub shared: Arc<AtomicU64>,
     /// When the agent began.
@@ -67,6 +70,7 @@ impl Context {
             hits: Arc::default(),
             recent: Recent::new(),
             watches: WatchHealth::default(),
+            cni: Standing::default(),
             shared: Arc::default(),
             began: Instant::now(),
         }
@@ -138,6 +142,7 @@ impl Context {
         }
         readings.watches =
             self.watches.each().into_iter().map(|(kind, why)| (kind, why.is_none())).collect();
+        (readings.cni_plugin, readings.unguarded) = (self.cni.is_in_place(), self.cni.unguarded());
         readings.shared_addresses = self.shared.load(Ordering::Relaxed);
         let audit = self.log.counts();
         readings.suppressed = audit.suppressed;

@@ -99,6 +99,7 @@ pub async fn status(context: &Context) -> Result<StatusReport, Failure> {
         findings: Vec::new(),
     };
     report.findings.extend(unfollowed(context.watches.each()));
+    report.findings.extend(context.cni.trouble().map(unchained));
     if phase != Phase::Enforcing {
         report.findings.push(Finding {
             severity: Severity::Error,
@@ -200,6 +201,17 @@ fn unfollowed(watches: BTreeMap<&'static str, Option<String>>) -> Vec<Finding> {
         fix: "what was known stays in force, and it is tried again".to_owned(),
     };
     reasons.into_iter().map(finding).collect()
+}
+
+/// The CNI plugin is not where it is to be.
+fn unchained(trouble: String) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        what: format!("pods start without the CNI plugin: {trouble}"),
+        fix: "until then the first packets of a pod can pass before its interface is found; the metric \
+              namegate_pod_window_seconds says for how long"
+            .to_owned(),
+    }
 }
 
 /// What the counts say.

@@ -3,6 +3,7 @@
 mod books;
 mod objects;
 mod start;
+mod windows;
 mod work;
 
 use std::collections::BTreeSet;

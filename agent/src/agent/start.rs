@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::Asked;
 use super::books::{Books, Shelf};
 use super::objects::{FirstRead, Objects};
+use super::windows::Windows;
 use super::work::Agent;
 use crate::admin::Phase;
 use crate::apply::{Apply, EndpointRow, Unknown};
@@ -156,6 +157,7 @@ pub(super) async fn start(
         metrics: Arc::clone(&shared.metrics),
         demands,
         waiting: Waiting::default(),
+        windows: Windows::default(),
         towns: mpsc::channel(1).1,
         changes: mpsc::channel(1).1,
         tasks: Vec::new(),
@@ -215,7 +217,7 @@ pub(super) async fn start(
     agent.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
     flows::follow(events, log).context("cannot start the thread that reads the kernel's events")?;
-    agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep())));
+    agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep(shared.cni.clone()))));
     // Whoever reads the log may ask at once.
     if let Some(path) = &args.ready_file {
         ready_file::write(path, std::iter::empty())

@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::Signals;
 use super::books::{Books, Shelf};
 use super::start::{Listen, update_proxy};
+use super::windows::Windows;
 use crate::admin::{Failure, PhaseCell, Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
@@ -77,6 +78,7 @@ pub(super) struct Agent {
     pub(super) metrics: Arc<Metrics>,
     pub(super) demands: mpsc::Receiver<Demand>,
     pub(super) waiting: Waiting,
+    pub(super) windows: Windows,
     pub(super) towns: mpsc::Receiver<Town>,
     pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
@@ -152,7 +154,10 @@ impl Agent {
                     }
                     self.take(&mut books, Event::Objects(changes)).await;
                 }
-                Task::Look(town) => self.take(&mut books, Event::Town(town)).await,
+                Task::Look(town) => {
+                    self.windows.note(&town);
+                    self.take(&mut books, Event::Town(town)).await;
+                }
                 Task::Answer(question) => self.answer(&books, question),
                 Task::Attend(demand) => self.attend(&mut books, demand).await,
                 Task::Expire => {
@@ -295,7 +300,11 @@ impl Agent {
             self.metrics.applied(Step::Write, began.elapsed());
         }
         let is_whole = outcome.failures.is_empty();
+        let are_endpoints_written = outcome.swaps > 0;
         books.note(outcome);
+        if are_endpoints_written {
+            self.close_windows(books);
+        }
         if let Some((_, view)) = &mut self.reporting {
             view.touch();
         }
@@ -307,6 +316,18 @@ impl Agent {
                 took_us = began.elapsed().as_micros(),
                 "policy applied"
             );
+        }
+    }
+
+    /// Measures how long the interfaces of pods were there before what was just put in force.
+    fn close_windows(&mut self, books: &Books) {
+        let Books { state, apply, .. } = books;
+        let spec = |index| state.endpoints().get(&index);
+        let is_in_force =
+            |index| spec(index).is_some_and(|spec| apply.is_in_force(index, spec.identity));
+        for (index, open) in self.windows.close(is_in_force, Instant::now()) {
+            let is_claimed = spec(index).is_some_and(|spec| state.is_claimed(&spec.pod));
+            self.metrics.window(open, is_claimed);
         }
     }
 

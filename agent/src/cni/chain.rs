@@ -13,11 +13,15 @@ use std::time::Duration;
 use rustix::fs::inotify;
 use serde_json::{Value, json};
 
-use super::{PLUGIN, alarms};
+use super::{PLUGIN, Standing, alarms};
 use crate::readiness;
 
 /// How often the list is looked at although nothing was heard.
 const RECHECK: Duration = Duration::from_secs(60);
+
+/// How often while something keeps the plugin from its place: that a folder can be written is told by
+/// nobody.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The largest list that is read.
 const LIST_MAX: u64 = 1 << 20;
@@ -98,31 +102,31 @@ impl Chain {
         Ok(Some(list))
     }
 
-    /// Keeps the plugin in its place; what keeps it from there is said once.
-    pub async fn keep(self) {
-        let mut last: Option<ChainError> = None;
+    /// Keeps the plugin in its place; what keeps it from there is said once, and to `standing`.
+    pub async fn keep(self, standing: Standing) {
         let mut watch = None;
         loop {
             if watch.is_none() {
                 watch = Watch::new(&self.place.lists).ok();
             }
-            alarms::tell(&self.socket);
-            match self.ensure() {
+            standing.count_unguarded(alarms::tell(&self.socket));
+            let pause = match self.ensure() {
                 Ok(changed) => {
                     if let Some(list) = changed {
                         tracing::info!(list = %list.display(), "{PLUGIN} is among the CNI plugins");
                     }
-                    last = None;
+                    standing.note(None);
+                    RECHECK
                 }
                 Err(error) => {
-                    if last.as_ref() != Some(&error) {
+                    if standing.note(Some(error.to_string())) {
                         tracing::warn!(
                             "{error}; pods that start meanwhile are under policy once their interface is found"
                         );
                     }
-                    last = Some(error);
+                    RETRY
                 }
-            }
+            };
             let heard = async {
                 match &mut watch {
                     Some(watch) => watch.changed().await,
@@ -133,7 +137,7 @@ impl Chain {
                 heard = heard => if heard.is_err() {
                     watch = None;
                 },
-                () = tokio::time::sleep(RECHECK) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -245,7 +249,11 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), ChainError> {
         fs::File::open(&draft)?.sync_all()?;
         fs::rename(&draft, path)
     };
-    written().map_err(|error| failed(path, &error))
+    written().map_err(|error| {
+        // Where the folder takes none there is none.
+        let _ = fs::remove_file(&draft);
+        failed(path, &error)
+    })
 }
 
 fn failed(path: &Path, error: &io::Error) -> ChainError {

@@ -11,6 +11,9 @@ pub mod chain;
 pub mod desk;
 pub mod plugin;
 pub mod protocol;
+mod standing;
+
+pub use standing::Standing;
 
 /// The plugin's name: of its file, and in lists of plugins.
 pub const PLUGIN: &str = "namegate-cni";

@@ -1,9 +1,11 @@
 //! The interfaces of the node, kept up to date from what the kernel tells of each change: a node with
 //! hundreds of pods is not listed anew for every interface that comes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
@@ -28,7 +30,7 @@ const EVENT_ROOM: usize = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum News {
     /// An interface came, or is another; its addresses are told apart from it.
-    Link(Box<Link>),
+    Link(Box<Link>, Instant),
     /// An interface is gone.
     LinkGone(u32),
     /// An interface has an address.
@@ -42,6 +44,9 @@ enum News {
 pub(super) struct Picture {
     handle: rtnetlink::Handle,
     links: Links,
+    /// When the kernel told of those that came since the first list.
+    told_at: BTreeMap<u32, Instant>,
+    is_listed: bool,
     news: mpsc::Receiver<News>,
     /// Whether something was missed, so that only a list tells what there is.
     is_doubtful: Arc<AtomicBool>,
@@ -88,7 +93,14 @@ impl Picture {
                 }
             }
         });
-        Ok(Self { handle, links: Links::new(), news, is_doubtful })
+        Ok(Self {
+            handle,
+            links: Links::new(),
+            told_at: BTreeMap::new(),
+            is_listed: false,
+            news,
+            is_doubtful,
+        })
     }
 
     /// Connects and subscribes anew; what was known stays so until the next list.
@@ -108,8 +120,15 @@ impl Picture {
         &self.links
     }
 
+    /// When the kernel told of each interface, of those that were not there at the first list. Of one
+    /// whose event was lost it is when it was asked for.
+    pub(super) const fn told_at(&self) -> &BTreeMap<u32, Instant> {
+        &self.told_at
+    }
+
     /// Lists everything.
     pub(super) async fn list(&mut self) -> Result<(), NetlinkError> {
+        let began = Instant::now();
         self.is_doubtful.store(false, Ordering::Release);
         // What waits is older than the list. What comes from here on is newer, or in it: then the last
         // word on each interface is the same.
@@ -118,7 +137,14 @@ impl Picture {
         if listed.is_err() {
             self.is_doubtful.store(true, Ordering::Release);
         }
-        self.links = listed?;
+        let listed = listed?;
+        if self.is_listed {
+            for index in listed.keys().filter(|index| !self.links.contains_key(index)) {
+                self.told_at.entry(*index).or_insert(began);
+            }
+        }
+        self.told_at.retain(|index, _| listed.contains_key(index));
+        (self.links, self.is_listed) = (listed, true);
         Ok(())
     }
 
@@ -167,13 +193,17 @@ impl Picture {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Link(link) => {
+            News::Link(link, told_at) => {
                 let addresses = self.links.remove(&link.index).map(|known| known.addresses);
+                if addresses.is_none() {
+                    self.told_at.insert(link.index, told_at);
+                }
                 let link = Link { addresses: addresses.unwrap_or_default(), ..*link };
                 self.links.insert(link.index, link);
             }
             News::LinkGone(index) => {
                 let gone = self.links.remove(&index);
+                self.told_at.remove(&index);
                 let peer = gone.filter(|gone| gone.peer_namespace.is_none());
                 let peer = peer.and_then(|gone| gone.peer);
                 // One end of a pair was moved elsewhere: nobody tells what the other leads to.
@@ -206,7 +236,7 @@ fn read(payload: NetlinkPayload<RouteNetlinkMessage>) -> Result<Option<News>, Mi
     }
     let NetlinkPayload::InnerMessage(message) = payload else { return Ok(None) };
     Ok(if let RouteNetlinkMessage::NewLink(link) = &message {
-        is_interface(link).then(|| News::Link(Box::new(netlink::read_link(link))))
+        is_interface(link).then(|| News::Link(Box::new(netlink::read_link(link)), Instant::now()))
     } else if let RouteNetlinkMessage::DelLink(link) = &message {
         is_interface(link).then_some(News::LinkGone(link.header.index))
     } else if let RouteNetlinkMessage::NewAddress(address) = &message {

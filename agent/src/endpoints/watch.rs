@@ -49,6 +49,8 @@ pub struct Town {
     pub pods: BTreeMap<PodKey, Located>,
     /// Indexes of all interfaces.
     pub interfaces: BTreeSet<u32>,
+    /// When each was told of, of those that came since the first look.
+    pub told_at: BTreeMap<u32, std::time::Instant>,
 }
 
 /// Follows the node's interfaces.
@@ -157,7 +159,8 @@ impl Watcher {
         }
         let host_addresses =
             links.values().flat_map(|link| link.addresses.iter().copied()).collect();
-        Ok(Town { host_addresses, pods, interfaces: links.keys().copied().collect() })
+        let interfaces = links.keys().copied().collect();
+        Ok(Town { host_addresses, pods, interfaces, told_at: self.picture.told_at().clone() })
     }
 
     /// Looks whenever something may have changed and hands on each different picture, until the

@@ -42,6 +42,7 @@ pub struct Metrics {
     /// Decisions about lookups.
     pub lookups: Arc<Lookups>,
     applied: Applied,
+    windows: [Histogram; 2],
     refused: Counter,
     readings: Arc<Mutex<Readings>>,
 }
@@ -59,18 +60,29 @@ impl Metrics {
             drop(applied.get_or_create(&step.labels()));
         }
         registry.register(table::APPLY.name, table::APPLY.help, applied.clone());
+        let windows = Family::<[(&str, &str); 1], _, _>::new_with_constructor(mk_windows);
+        registry.register(table::WINDOWS.name, table::WINDOWS.help, windows.clone());
+        // Told from the start, so that no pod can be told from no agent.
+        let windows =
+            ["object", "plugin"].map(|word| windows.get_or_create(&[("told_by", word)]).clone());
         let refused = Counter::default();
         registry.register(table::REFUSED.name, table::REFUSED.help, refused.clone());
         registry.register_collector(Box::new(table::Table {
             lookups: Arc::clone(&lookups),
             readings: Arc::clone(&readings),
         }));
-        Self { registry, lookups, applied, refused, readings }
+        Self { registry, lookups, applied, windows, refused, readings }
     }
 
     /// Counts a step of a change of policy, endpoints or addresses that took so long.
     pub fn applied(&self, step: Step, took: Duration) {
         self.applied.get_or_create(&step.labels()).observe(took.as_secs_f64());
+    }
+
+    /// Counts a pod whose interface was there for so long before its policy was in force; whether the
+    /// CNI plugin told of it, so that its containers waited meanwhile.
+    pub fn window(&self, open: Duration, is_told_by_plugin: bool) {
+        self.windows[usize::from(is_told_by_plugin)].observe(open.as_secs_f64());
     }
 
     /// Counts objects that were refused.
@@ -95,6 +107,11 @@ impl Step {
             Self::Write => [("step", "write")],
         }
     }
+}
+
+/// From a millisecond to 17 minutes.
+fn mk_windows() -> Histogram {
+    Histogram::new(exponential_buckets(1e-3, 4.0, 11))
 }
 
 impl Default for Metrics {

@@ -25,6 +25,10 @@ pub struct Readings {
     pub hooks: BTreeMap<&'static str, u64>,
     /// Interfaces whose hooks are not where they belong.
     pub hooks_failing: u64,
+    /// Pods that the CNI plugin let start without a word of the agent.
+    pub unguarded: u64,
+    /// Whether the CNI plugin is in the node's list; `None` where it is not to be there.
+    pub cni_plugin: Option<bool>,
     /// Whether each kind of objects that is watched is followed.
     pub watches: BTreeMap<&'static str, bool>,
     /// Endpoints by what is known of them.
@@ -98,6 +102,7 @@ pub(super) mod tests {
             }],
             lost: BTreeMap::from([("kernel", 1)]),
             hooks: BTreeMap::from([("displaced", 1)]),
+            cni_plugin: Some(true),
             ..Readings::default()
         }
     }

@@ -54,6 +54,9 @@ names! {
     HOOKS_FAILING = "hooks_failing", "Interfaces whose hooks are not where they belong";
     REFUSED = "objects_refused", "Objects that were refused, each time that they were read";
     APPLY = "apply_duration_seconds", "Time that a change of policy, endpoints or addresses takes, by step";
+    WINDOWS = "pod_window_seconds", "From the kernel's word of a pod's interface until its policy was in force there, by who told of the pod: plugin (its containers wait meanwhile) or object (what it sends meanwhile is not judged)";
+    UNGUARDED = "pods_unguarded", "Pods that the CNI plugin let start while no agent said that their policy is in force";
+    CNI = "cni_plugin_in_place", "One where the CNI plugin is in the node's list, zero where something keeps it from there";
     MAP_ENTRIES = "map_entries", "Entries of the kernel's maps";
     MAP_CAPACITY = "map_capacity", "Entries that the kernel's maps can hold";
     LOST = "records_lost", "Records of decisions that were lost, by where";
@@ -136,6 +139,8 @@ impl Telling<'_, '_> {
             readings.hooks.iter().map(|(event, count)| (one("event", event), *count)),
         )?;
         self.gauge(HOOKS_FAILING, readings.hooks_failing)?;
+        self.counters(UNGUARDED, [(Vec::new(), readings.unguarded)])?;
+        self.gauges(CNI, readings.cni_plugin.map(|is_in_place| (&[][..], u64::from(is_in_place))))?;
         self.gauge(RESOLVERS, readings.resolvers)?;
         self.gauge(NAMES, readings.learned_names)?;
         self.gauge(LEARNED, readings.learned_addresses)?;

@@ -81,6 +81,11 @@ impl State {
         Err(format!("{} is not its address, or belongs to another pod", missing.join(", ")))
     }
 
+    /// Whether the plugin told of a pod, and what it told is not the API server's word yet.
+    pub fn is_claimed(&self, pod: &PodRef) -> bool {
+        self.claims.contains_key(pod)
+    }
+
     /// Takes the plugin's word on pods.
     pub(super) fn take_claims(&mut self, claims: BTreeMap<PodRef, Claim>) -> Effects {
         let told: BTreeSet<PodRef> = claims.keys().cloned().collect();
@@ -240,6 +245,7 @@ mod tests {
             host_addresses: BTreeSet::new(),
             pods: [(("shop".into(), "web".into()), Ok(interface))].into(),
             interfaces: BTreeSet::from([LINK]),
+            ..Town::default()
         })
     }
 

@@ -1,6 +1,7 @@
 //! The running agent: everything wired together, and the order of start and end.
 
 mod books;
+mod inbox;
 mod objects;
 mod start;
 mod windows;

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::Asked;
 use super::books::{Books, Shelf};
+use super::inbox::Inbox;
 use super::objects::{FirstRead, Objects};
 use super::windows::Windows;
 use super::work::Agent;
@@ -152,14 +153,10 @@ pub(super) async fn start(
         retry_from: Instant::now(),
         events_lost: 0,
         wanted,
-        lessons,
-        questions,
+        inbox: Inbox::new(demands, questions, lessons),
         metrics: Arc::clone(&shared.metrics),
-        demands,
         waiting: Waiting::default(),
         windows: Windows::default(),
-        towns: mpsc::channel(1).1,
-        changes: mpsc::channel(1).1,
         tasks: Vec::new(),
         reporting,
         hooks: HookReport::default(),
@@ -210,11 +207,11 @@ pub(super) async fn start(
     Agent::forget_names(&mut books, leftover_names.into_keys());
 
     let (send, changes) = mpsc::channel(CHANGES_MAX);
-    agent.changes = changes;
+    agent.inbox.changes = changes;
     let kept = send.clone();
     agent.tasks.push(source.follow(send).unwrap_or_else(|| keep_open(kept)));
     let (send, towns) = mpsc::channel(TOWNS_MAX);
-    agent.towns = towns;
+    agent.inbox.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
     flows::follow(events, log).context("cannot start the thread that reads the kernel's events")?;
     agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep(shared.cni.clone()))));

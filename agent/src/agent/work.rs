@@ -15,12 +15,13 @@ use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook};
 use namegate_policy::identity::Identity;
 use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::Signals;
 use super::books::{Books, Shelf};
+use super::inbox::Inbox;
 use super::start::{Listen, update_proxy};
 use super::windows::Windows;
 use crate::admin::{Failure, PhaseCell, Question, View};
@@ -73,14 +74,10 @@ pub(super) struct Agent {
     pub(super) retry_from: Instant,
     pub(super) events_lost: u64,
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
-    pub(super) lessons: mpsc::Receiver<LessonRequest>,
-    pub(super) questions: mpsc::Receiver<Question>,
+    pub(super) inbox: Inbox,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) demands: mpsc::Receiver<Demand>,
     pub(super) waiting: Waiting,
     pub(super) windows: Windows,
-    pub(super) towns: mpsc::Receiver<Town>,
-    pub(super) changes: mpsc::Receiver<Changes>,
     pub(super) tasks: Vec<JoinHandle<()>>,
     /// Who reports what is in force, and what they know of it.
     pub(super) reporting: Option<(Reporting, NodeView)>,
@@ -91,7 +88,7 @@ pub(super) struct Agent {
 }
 
 /// What the owner has to do.
-enum Task {
+pub(super) enum Task {
     Teach(LessonRequest),
     Change(Changes),
     Look(Town),
@@ -128,21 +125,16 @@ impl Agent {
             let books = self.shelf.take()?;
             let due =
                 until(self.shelf.lay(books)).max(EXPIRY_STEP.saturating_sub(expired_at.elapsed()));
+            // In no order: what is due again and again leaves the rest its turn.
             let task = tokio::select! {
-                biased;
                 name = signals.next() => return Ok(name),
                 _ = hooks.tick(), if looking.is_none() => Task::LookAtHooks,
                 found = seen(&mut looking) => Task::Hooks(found?),
-                Some(changes) = self.changes.recv() => Task::Change(changes),
-                Some(town) = self.towns.recv() => Task::Look(town),
-                Some(demand) = self.demands.recv() => Task::Attend(demand),
+                task = self.inbox.next() => task,
                 () = self.shelf.has_earlier_deadline() => continue,
                 () = tokio::time::sleep(due) => Task::Expire,
                 _ = sweep.tick() => Task::Sweep,
                 _ = upkeep.tick() => Task::Upkeep,
-                Some(question) = self.questions.recv() => Task::Answer(question),
-                // Lessons may come without end: whatever comes at its own pace goes first.
-                Some(request) = self.lessons.recv() => Task::Teach(request),
             };
             let mut books = self.shelf.take()?;
             match task {
@@ -193,7 +185,7 @@ impl Agent {
             reporting.end(args.detach_on_exit).await;
         }
         // Lookups under way still learn; what waits for the owner fails.
-        drop(self.lessons);
+        drop(self.inbox);
         self.proxy.shutdown().await;
         let books = self.shelf.take()?;
         self.keeper.end((!args.detach_on_exit).then(|| pods(&books.state)));
@@ -332,7 +324,7 @@ impl Agent {
     }
 
     fn teach_several(&mut self, books: &mut Books, first: LessonRequest) {
-        let more = iter::from_fn(|| self.lessons.try_recv().ok());
+        let more = iter::from_fn(|| self.inbox.lessons.try_recv().ok());
         for LessonRequest { lessons, outcomes } in iter::once(first).chain(more).take(LESSONS_TURN)
         {
             // The proxy gave up on these queries: what was opened stays open until its deadline.
@@ -354,7 +346,7 @@ impl Agent {
     /// Does what the CNI plugin asks for, of everybody that waits: a look at all endpoints costs the
     /// same for one pod and for many. A pod that is to be under policy waits until it is.
     async fn attend(&mut self, books: &mut Books, first: Demand) {
-        let more = iter::from_fn(|| self.demands.try_recv().ok());
+        let more = iter::from_fn(|| self.inbox.demands.try_recv().ok());
         let demands: Vec<Demand> = iter::once(first).chain(more).take(DEMANDS_TURN).collect();
         let mut told = Told::default();
         for Demand { wish, answer } in demands {

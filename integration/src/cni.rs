@@ -1,12 +1,18 @@
 //! What a container runtime does with CNI plugins: the first list of its folder, one plugin after the
 //! other, configuration on standard input and the rest in the environment.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
@@ -15,14 +21,13 @@ use crate::namespace::Namespace;
 /// Where Debian has the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
-/// How many seconds a plugin may take.
-const LIMIT: &str = "60";
+/// How long a plugin may take: longer than the agent's own waits, so that it can say why.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// A node's runtime.
 #[derive(Debug)]
 pub struct Runtime {
-    node: String,
-    nsenter: PathBuf,
+    node: PathBuf,
     lists: PathBuf,
     programs: PathBuf,
 }
@@ -66,8 +71,7 @@ impl Runtime {
                 std::os::unix::fs::symlink(plugin.path(), link)?;
             }
         }
-        let nsenter = "nsenter".into();
-        Ok(Some(Self { node: node.path().display().to_string(), nsenter, lists, programs }))
+        Ok(Some(Self { node: node.path(), lists, programs }))
     }
 
     /// The folder of lists.
@@ -179,14 +183,8 @@ impl Runtime {
         plugin: &str,
         configuration: &Value,
     ) -> Result<Result<Value, Value>> {
-        let mut process = Command::new("timeout");
-        process
-            .arg(LIMIT)
-            .arg(&self.nsenter)
-            .arg(format!("--net={}", self.node))
-            .arg(self.programs.join(plugin))
-            .env("CNI_COMMAND", command)
-            .env("CNI_PATH", &self.programs);
+        let mut process = Command::new(self.programs.join(plugin));
+        process.env("CNI_COMMAND", command).env("CNI_PATH", &self.programs);
         if let Some(sandbox) = sandbox {
             process
                 .env("CNI_CONTAINERID", &sandbox.id)
@@ -194,17 +192,14 @@ impl Runtime {
                 .env("CNI_IFNAME", "eth0")
                 .env("CNI_ARGS", &sandbox.arguments);
         }
-        let mut child = process
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {plugin}"))?;
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            self.spawn(&mut process).with_context(|| format!("cannot start {plugin}"))?;
         let mut input = child.stdin.take().context("a plugin without standard input")?;
         // One that reads nothing has said why.
         let _unread = input.write_all(configuration.to_string().as_bytes());
         drop(input);
-        let Output { status, stdout, stderr } = child.wait_with_output()?;
+        let Output { status, stdout, stderr } = finish(child)?;
         let said = serde_json::from_slice(&stdout).unwrap_or(Value::Null);
         match status.code() {
             Some(0) => Ok(Ok(said)),
@@ -212,4 +207,34 @@ impl Runtime {
             _ => bail!("{plugin} {command}: {status}: {}", String::from_utf8_lossy(&stderr)),
         }
     }
+
+    /// Starts a process on the node with no other program in between, as a runtime does: what a plugin
+    /// costs is all that is measured.
+    fn spawn(&self, process: &mut Command) -> Result<Child> {
+        let node = File::open(&self.node)?;
+        thread::scope(|scope| {
+            let started = scope.spawn(|| -> Result<Child> {
+                move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(process.spawn()?)
+            });
+            started.join().map_err(|_| anyhow!("a thread on the node panicked"))?
+        })
+    }
+}
+
+/// Waits for the end of a plugin, and ends it where it takes too long.
+fn finish(child: Child) -> Result<Output> {
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let (ended, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+                // It may have ended just then.
+                let _ended = pidfd_send_signal(&process, Signal::KILL);
+            }
+        });
+        let output = child.wait_with_output()?;
+        drop(ended);
+        Ok(output)
+    })
 }

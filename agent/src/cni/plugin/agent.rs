@@ -100,7 +100,8 @@ impl Agent {
         stream.write_all(&[head.as_bytes(), body].concat())?;
         let mut answer = Vec::new();
         stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
-        Ok(answer)
+        // An agent that ends cuts off whoever waits.
+        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
     }
 }
 

@@ -125,6 +125,11 @@ fn without_a_word_of_the_agent_the_failure_policy_decides() {
         (&11.into(), &"Pod shop/web-1: not told of".into())
     );
     served.join().unwrap();
+
+    let (socket, served) = mk_agent("ends", "");
+    let refused = run_with(&mk_environment("ADD"), &mk_config(socket.to_str().unwrap()));
+    assert_eq!(refused.unwrap_err()["code"], 11, "an agent that ended says nothing of the pod");
+    served.join().unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

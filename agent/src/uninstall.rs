@@ -8,6 +8,7 @@ use anyhow::Context;
 use namegate_egress_bpf::datapath::Datapath;
 
 use crate::cli::{NodeArgs, cni_socket};
+use crate::cni::alarms;
 use crate::endpoints::netlink;
 use crate::lock::AgentLock;
 use crate::{kubernetes, link, preflight, remembered};
@@ -42,6 +43,8 @@ pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     let journal = kubernetes::journal_path(&run_dir);
     remove_file(&kubernetes::journal_draft(&journal))?;
     remove_file(&journal)?;
+    alarms::remove(&cni_socket(&args.socket()))
+        .context("cannot remove what the CNI plugin told of pods")?;
     remove_file(&cni_socket(&args.socket()))?;
     remove_file(&args.socket())
 }

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
-use namegate_integration::agent::Agent;
+use namegate_integration::agent::{Agent, binary};
+use namegate_integration::cluster::OUTPOST_NODE;
 use namegate_integration::kubelet::{PLUGIN, SOON, Stand, Start, mk_plugins};
 use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
@@ -138,5 +139,33 @@ fn how_long_a_pod_was_up_before_its_policy_is_measured() -> Result<()> {
     expect_metric(&agent, "namegate_pods_unguarded_total", 1.0)?;
     expect_enforced(&third)?;
     assert_eq!(metric(&agent, &by("object", "count"))?, 0.0, "it was there before the agent");
+    Ok(())
+}
+
+#[test]
+fn uninstall_takes_the_plugin_and_its_word_away() -> Result<()> {
+    let Some(stand) = Stand::new("uninstall_takes_the_plugin_and_its_word_away")? else {
+        return Ok(());
+    };
+    let (runtime, lab) = (&stand.runtime, &stand.cluster.town.lab);
+    write_list(&stand)?;
+    let before = runtime.plugins()?;
+    stand.start(&["--cni-failure-policy", "allow"])?.kill()?;
+    // The plugin leaves word of a pod that nobody comes to read.
+    start_pod(&stand, "unguarded")?;
+    let run_dir = lab.file(&format!("run-{OUTPOST_NODE}"));
+    assert_eq!(std::fs::read_dir(run_dir.join("unguarded"))?.count(), 1);
+
+    let mut uninstall = stand.cluster.outpost.node.command(binary()?);
+    uninstall.arg("uninstall").arg("--pin-dir").arg(lab.pins().join(OUTPOST_NODE));
+    uninstall.arg("--run-dir").arg(&run_dir);
+    uninstall.arg("--cni-lists").arg(runtime.lists());
+    uninstall.arg("--cni-programs").arg(runtime.programs());
+    run(&mut uninstall, SOON)?.success()?;
+    assert_eq!(runtime.plugins()?, before);
+    assert!(!runtime.programs().join(PLUGIN).exists());
+    assert!(!run_dir.exists(), "{:?}", std::fs::read_dir(&run_dir)?.collect::<Vec<_>>());
+    let start = start_pod(&stand, "after")?;
+    assert!(start.reaches((EVIL.v4, 443))?, "nothing is enforced, and pods start");
     Ok(())
 }

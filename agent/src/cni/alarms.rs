@@ -1,6 +1,7 @@
 //! Word that the plugin left of pods that started while nobody could see their policy in force.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -20,6 +21,15 @@ struct Alarm {
 /// Where the plugin leaves its alarms, for an agent that listens at `socket`.
 pub fn folder(socket: &Path) -> Option<PathBuf> {
     socket.parent().map(|folder| folder.join(FOLDER))
+}
+
+/// Takes away what was left and never told.
+pub fn remove(socket: &Path) -> io::Result<()> {
+    let Some(folder) = folder(socket) else { return Ok(()) };
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Says every alarm that was left, and takes it away; says how many there were.

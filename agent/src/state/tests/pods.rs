@@ -12,6 +12,21 @@ fn pods_are_looked_for_where_they_say_they_live() {
     assert_eq!(effects.ipcache.len(), 3);
 }
 
+#[test]
+fn a_pod_on_the_host_network_is_no_endpoint() {
+    let mut state = State::new(Settings { node_name: Some("node".into()), ..mk_settings() });
+    let here = "spec: {nodeName: node}\nstatus: {podIPs";
+    let objects = OBJECTS.replace("status: {podIPs", here);
+    let (rest, web) = objects.split_once("metadata: {name: web").unwrap();
+    let web = web.replacen("nodeName: node", "nodeName: node, hostNetwork: true", 1);
+    let effects = state.handle(upsert(&format!("{rest}metadata: {{name: web{web}")), at(1));
+    let wanted: Vec<_> = effects.wanted.unwrap().keys().map(|(_, name)| name.clone()).collect();
+    assert_eq!(wanted, ["checkout".into()]);
+    let town = mk_town(&[("checkout", CHECKOUT_LINK), ("web", WEB_LINK)]);
+    let effects = state.handle(Event::Town(town), at(1));
+    assert_eq!(effects.endpoints.keys().collect::<Vec<_>>(), [&CHECKOUT_LINK]);
+}
+
 /// NP-24: isolation is there with the endpoint, not after it.
 #[test]
 fn an_endpoint_comes_with_its_table() {

@@ -72,8 +72,14 @@ fn commands_tell_what_was_learned_decided_and_counted() -> Result<()> {
     assert_eq!(learned["name"], "api.stripe.com");
     assert!(learned["open_for_s"].as_u64().unwrap() > 0);
     assert!(learned["age_s"].as_u64().unwrap() < 600, "it was learned in this test: {learned}");
+    assert!(learned["not_opened"].is_null(), "{learned}");
     let rules = learned["rules"].to_string();
     assert!(rules.contains("EgressPolicy shop/"), "{rules}");
+    town.checkout.resolve("rebind.acme.example")?;
+    let names = ask(&agent, &["names", "-n", "shop", "--name", "rebind"])?;
+    assert_eq!(names[0]["not_opened"], "link-local", "the metadata address: {names}");
+    let nobody = ask(&agent, &["names", "-n", "data"])?;
+    assert_eq!(nobody, serde_json::json!([]), "of another namespace");
 
     let flows = ask(&agent, &["flows", "--pod", "shop/checkout"])?;
     let flow = each(&flows).find(|item| item["remote"] == DB.v4.to_string());

@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use namegate_egress_bpf::abi::{FLOW_REVOKED, ROLE_PLAIN, ROLE_TRANSLATED};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::{Lease, Place};
+use namegate_policy::name::DnsName;
 use namegate_policy::table::PolicyTable;
 use namegate_policy::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ const ROWS_MAX: usize = 100_000;
 
 /// Addresses that one look at the state takes at most.
 const PAGE: usize = 1_024;
+
+/// Why a name opens nothing that no rule is about.
+pub(super) const NO_RULE: &str = "no-rule";
 
 /// Which names.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -51,6 +55,9 @@ pub struct NameItem {
     pub open_for_s: Option<u64>,
     /// For how many seconds it has been past its time.
     pub past_for_s: Option<u64>,
+    /// Why the name does not open this address, in a word; `null` where it does.
+    #[serde(default)]
+    pub not_opened: Option<String>,
     /// Flows of the identity to the address.
     pub flows: u64,
     /// The rules that the name belongs to; empty where it resolves and opens nothing.
@@ -140,12 +147,26 @@ fn page(view: View<'_>, identity: Identity, after: Option<IpAddr>, part: Option<
                 age_s: since.map(|since| now.since(since).as_secs()),
                 open_for_s,
                 past_for_s,
+                not_opened: not_opened(view, (identity, *address), name),
                 flows: 0,
             });
         }
     }
     let last = addresses.last().copied().filter(|_| addresses.len() == PAGE);
     Page { rows, last }
+}
+
+/// Why a name does not open an address that it led to.
+pub(super) fn not_opened(
+    view: View<'_>,
+    (identity, address): Place,
+    name: &DnsName,
+) -> Option<String> {
+    match view.state.opens(identity, address, name) {
+        Ok(true) => None,
+        Ok(false) => Some(NO_RULE.to_owned()),
+        Err(reason) => Some(reason.as_str().to_owned()),
+    }
 }
 
 fn times(lease: Lease, now: Timestamp) -> (Option<u64>, Option<u64>) {
@@ -158,7 +179,7 @@ fn times(lease: Lease, now: Timestamp) -> (Option<u64>, Option<u64>) {
 }
 
 /// The rules of a table that a name belongs to.
-fn rules(table: &PolicyTable, name: &namegate_policy::name::DnsName) -> Vec<String> {
+fn rules(table: &PolicyTable, name: &DnsName) -> Vec<String> {
     let clauses = table.names.clauses(name);
     let clauses = clauses.iter().filter_map(|place| table.egress.get(usize::from(*place)));
     clauses.flat_map(|clause| clause.origins.iter()).map(described).collect()

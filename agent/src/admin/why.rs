@@ -95,6 +95,9 @@ pub struct LearnedReport {
     pub name: String,
     /// For how many seconds new flows may start; `null` where none may any more.
     pub open_for_s: Option<u64>,
+    /// Why the name does not open the address, in a word; `null` where it does.
+    #[serde(default)]
+    pub not_opened: Option<String>,
 }
 
 /// What one end's table says.
@@ -287,6 +290,7 @@ fn target(
     let leases = state.learned().read();
     let learned = leases.leases((own, address)).map(|(name, lease)| LearnedReport {
         name: name.to_string(),
+        not_opened: super::names::not_opened(view, (own, address), name),
         open_for_s: match lease {
             Lease::Fresh { deadline } if deadline > now => Some(deadline.since(now).as_secs()),
             Lease::Fresh { .. } | Lease::Lingering { .. } => None,

@@ -132,11 +132,14 @@ pub(super) fn names(args: &NamesArgs) -> anyhow::Result<()> {
     let mut items: Vec<NameItem> = Client::new(ask).get(&path)?;
     items.retain(|item| item.pods.iter().any(|pod| args.of.is_wanted(pod)));
     show(ask, &items, &["PODS", "NAME", "ADDRESS", "AGE", "OPEN FOR", "FLOWS", "RULE"], |item| {
-        let open = match (item.open_for_s, item.past_for_s) {
+        let open = match (&item.not_opened, item.open_for_s, item.past_for_s) {
             _ if item.rules.is_empty() => Cell::new("opens nothing", Tone::Faint),
-            (Some(seconds), _) => Cell::new(duration(seconds), Tone::Good),
-            (None, Some(past)) => Cell::new(format!("ended {} ago", duration(past)), Tone::Odd),
-            (None, None) => "".into(),
+            (Some(why), _, _) => Cell::new(format!("never: {why}"), Tone::Odd),
+            (None, Some(seconds), _) => Cell::new(duration(seconds), Tone::Good),
+            (None, None, Some(past)) => {
+                Cell::new(format!("ended {} ago", duration(past)), Tone::Odd)
+            }
+            (None, None, None) => "".into(),
         };
         vec![
             joined(&item.pods).into(),
@@ -154,6 +157,10 @@ pub(super) fn flows(args: &PodArgs) -> anyhow::Result<()> {
     let mut items: Vec<FlowItem> =
         Client::new(&args.ask).get(&path("/v1/flows", [("pod", &args.pod), ("", &None)]))?;
     items.retain(|item| args.is_wanted(&item.pod));
+    items.sort_by(|one, other| {
+        let place = |item: &FlowItem| (item.remote, item.remote_port, item.local_port);
+        (&one.pod, &one.direction, place(one)).cmp(&(&other.pod, &other.direction, place(other)))
+    });
     let header = ["POD", "WAY", "OTHER END", "PROTOCOL", "STATE", "AGE", "IDLE", "PACKETS", "RULE"];
     show(&args.ask, &items, &header, |item| {
         let tone = if item.state == "cut" { Tone::Bad } else { Tone::Plain };
@@ -191,6 +198,10 @@ fn show<T: Serialize>(
 ) -> anyhow::Result<()> {
     if ask.output == Format::Json {
         return json(items);
+    }
+    if items.is_empty() {
+        eprintln!("namegate: nothing found");
+        return Ok(());
     }
     let mut table = Table::new(header);
     for item in items {

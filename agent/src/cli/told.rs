@@ -84,6 +84,7 @@ fn of_flow(flow: &FlowRecord) -> Told {
             format!("denied by {}", policies())
         }
         ("denied" | "no-rule", _) => format!("no rule allows it: {}", policies()),
+        ("revoked", _) => "a changed policy cut it".to_owned(),
         (reason, _) => reason.to_owned(),
     };
     let mut whom = end(&flow.destination);

@@ -138,10 +138,11 @@ impl Words<'_> {
         };
         self.line(out, 0, "", &whom, Tone::Plain);
         for learned in &target.learned {
-            let open = learned.open_for_s.map_or_else(
-                || "past its time".to_owned(),
-                |seconds| format!("open for {}", duration(seconds)),
-            );
+            let open = match (&learned.not_opened, learned.open_for_s) {
+                (Some(why), _) => format!("which does not open it: {why}"),
+                (None, Some(seconds)) => format!("open for {}", duration(seconds)),
+                (None, None) => "past its time".to_owned(),
+            };
             self.line(out, 2, "learned     ", &format!("{}, {open}", learned.name), Tone::Plain);
         }
         self.end(out, "egress      ", &target.egress);

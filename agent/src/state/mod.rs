@@ -445,6 +445,19 @@ impl State {
         learned.learn(identity, name, &BTreeSet::from([address]), term).is_ok()
     }
 
+    /// Whether `name` opens `address` for `identity`, for as long as an answer counts; the error is why
+    /// no name opens it.
+    pub fn opens(
+        &self,
+        identity: Identity,
+        address: IpAddr,
+        name: &DnsName,
+    ) -> Result<bool, NotOpened> {
+        let Some(table) = self.tables.built().get(&identity) else { return Ok(false) };
+        let rules = self.openings().judge(address, &NameClauses::of(&table.names, name))?;
+        Ok(!rules.is_empty())
+    }
+
     /// The whole of what `identity` has to have in force, for writing it anew.
     pub fn table_effect(&self, identity: Identity) -> Option<TableEffect> {
         let table = Arc::clone(self.tables.built().get(&identity)?);

@@ -59,6 +59,11 @@ screenshots: build ## Takes the pictures of the service map for the docs, as roo
 burst: build ## Starts 500 pods through a real CNI, 50 at once, and counts their early packets, as root
 	NAMEGATE_BURST=$(or $(NAMEGATE_BURST),500) cargo test -p namegate-integration --test cni $(as_root) -- --nocapture burst
 
+.PHONY: bench-scale
+bench-scale: build ## Shows one agent 100,000 pods in 5,000 namespaces, as root (NAMEGATE_BIN=... for another agent)
+	NAMEGATE_SCALE_PODS=100000 NAMEGATE_SCALE_NAMESPACES=5000 NAMEGATE_SCALE_CHANGES=2000 \
+	  cargo test -p namegate-integration --test scale $(as_root) -- --nocapture
+
 .PHONY: bench-policy
 bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)

@@ -77,6 +77,12 @@ impl FairQueue {
         clients.map(wait).min()
     }
 
+    /// Whether any message that came over `line` waits.
+    pub(super) fn holds(&self, line: u16) -> bool {
+        let mut queues = self.clients.values().map(|client| &client.queue);
+        queues.any(|queue| queue.iter().any(|waiting| waiting.line == line))
+    }
+
     /// Queues a message behind those of its client; says whether one had to be shed for it, be it this
     /// one.
     pub(super) fn push(&mut self, line: u16, source: SocketAddr, message: &[u8]) -> bool {

@@ -125,8 +125,9 @@ impl Lines {
         self.lines.insert(number, line);
     }
 
-    /// Receives no more on a line; its replies still leave from its port.
+    /// Receives no more on a line than what has come; its replies still leave from its port.
     pub(super) fn stop(&mut self, number: u16) {
+        self.receive(number);
         if let Some(line) = self.lines.get_mut(&number) {
             line.is_stopping = true;
             if let Err(error) = self.poller.remove(&*line.listener) {
@@ -182,7 +183,10 @@ impl Lines {
             }
         }
         self.teach();
-        self.lines.retain(|_, line| !(line.is_stopping && line.exchanges.is_empty()));
+        let queue = &self.queue;
+        self.lines.retain(|number, line| {
+            !line.is_stopping || !line.exchanges.is_empty() || queue.holds(*number)
+        });
         messages
     }
 

@@ -306,3 +306,19 @@ async fn shutdown_lets_queries_under_way_end() {
     assert_eq!(id_of(&pod.reply().await), 1);
     soon(shutdown).await.unwrap();
 }
+
+/// Queries that need no resolver have nothing under way to be waited for.
+#[tokio::test]
+async fn shutdown_answers_queries_that_wait_for_their_turn() {
+    const QUERIES: u16 = 300;
+    let stage = Script::default().start().await;
+    let pod = stage.pod().await;
+    for number in 0..QUERIES {
+        pod.ask(&mk_query(number, &format!("n{number}.refused"), A)).await;
+    }
+    let shutdown = tokio::spawn(stage.proxy.shutdown());
+    for number in 0..QUERIES {
+        assert_eq!(id_of(&pod.reply().await), number);
+    }
+    soon(shutdown).await.unwrap();
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook};
 use namegate_policy::identity::Identity;
 use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -138,7 +139,7 @@ impl Agent {
             };
             let mut books = self.shelf.take()?;
             match task {
-                Task::Teach(request) => self.teach_several(&mut books, request),
+                Task::Teach(request) => teach_several(&mut self.inbox.lessons, &mut books, request),
                 Task::Change(changes) => {
                     self.metrics.refused(report_problems(&changes.problems));
                     if let Some((_, view)) = &mut self.reporting {
@@ -184,11 +185,22 @@ impl Agent {
         if let Some((reporting, _)) = self.reporting.take() {
             reporting.end(args.detach_on_exit).await;
         }
-        // Lookups under way still learn; what waits for the owner fails.
-        drop(self.inbox);
-        self.proxy.shutdown().await;
-        let books = self.shelf.take()?;
-        self.keeper.end((!args.detach_on_exit).then(|| pods(&books.state)));
+        let Self { proxy, shelf, keeper, inbox, .. } = self;
+        let mut lessons = inbox.lessons;
+        let mut drained = pin!(proxy.shutdown());
+        loop {
+            tokio::select! {
+                () = &mut drained => break,
+                // Lookups under way still learn.
+                Some(request) = lessons.recv() => {
+                    let mut books = shelf.take()?;
+                    teach_several(&mut lessons, &mut books, request);
+                    shelf.lay(books);
+                }
+            }
+        }
+        let books = shelf.take()?;
+        keeper.end((!args.detach_on_exit).then(|| pods(&books.state)));
         if !args.detach_on_exit {
             tracing::info!(
                 pins = %args.node.pin_dir.display(),
@@ -323,15 +335,6 @@ impl Agent {
         }
     }
 
-    fn teach_several(&mut self, books: &mut Books, first: LessonRequest) {
-        let more = iter::from_fn(|| self.inbox.lessons.try_recv().ok());
-        for LessonRequest { lessons, outcomes } in iter::once(first).chain(more).take(LESSONS_TURN)
-        {
-            // The proxy gave up on these queries: what was opened stays open until its deadline.
-            let _ = outcomes.send(books.teach(&lessons));
-        }
-    }
-
     fn answer(&self, books: &Books, question: Question) {
         let kernel = books.apply.peek();
         question.answer(View {
@@ -461,6 +464,18 @@ impl Agent {
         if let Err(error) = ready_file::write(path, self.hooks.lacking()) {
             tracing::error!(%error, path = %path.display(), "cannot say whether the agent is ready");
         }
+    }
+}
+
+fn teach_several(
+    lessons: &mut mpsc::Receiver<LessonRequest>,
+    books: &mut Books,
+    first: LessonRequest,
+) {
+    let more = iter::from_fn(|| lessons.try_recv().ok());
+    for LessonRequest { lessons, outcomes } in iter::once(first).chain(more).take(LESSONS_TURN) {
+        // The proxy gave up on these queries: what was opened stays open until its deadline.
+        let _ = outcomes.send(books.teach(&lessons));
     }
 }
 

@@ -1,12 +1,14 @@
 //! Pods that the plugin is asked about, of shapes that a plain one has not.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
 use namegate_integration::kubelet::{SOON, Stand, Start, mk_plugins};
 use namegate_integration::patience::wait_until;
+use namegate_integration::process::run;
 use serde_json::{Value, json};
 
 const LIST: &str = "10-lab.conflist";
@@ -75,6 +77,13 @@ fn an_add_whose_agent_dies_is_refused_and_the_next_one_goes_through() -> Result<
     let evil = (EVIL.v4, 443);
 
     // It waits for the pod's object, its interface closed meanwhile.
+    let pins = stand.cluster.town.lab.pins();
+    let pinned = || {
+        let mut find = Command::new("find");
+        find.arg(&pins).args(["-path", "*/links/*", "-o", "-path", "*/filters/*"]);
+        Ok::<_, anyhow::Error>(run(&mut find, SOON)?.success()?.lines().count())
+    };
+    let before = pinned()?;
     let start = stand.sandbox("cut-off", "web", false)?;
     let refused = thread::scope(|scope| -> Result<_> {
         let adding = scope.spawn(|| stand.runtime.add(&start.sandbox));
@@ -82,7 +91,8 @@ fn an_add_whose_agent_dies_is_refused_and_the_next_one_goes_through() -> Result<
             let found = start.namespace.run(&["ip", "-4", "addr", "show", "eth0"], SOON)?;
             Ok(found.stdout.contains("inet "))
         })?;
-        wait_until("the interface to be closed", SOON, || Ok(!start.reaches(evil)?))?;
+        wait_until("the interface to have its programs", SOON, || Ok(pinned()? > before))?;
+        assert!(!start.reaches(evil)?, "closed");
         assert!(!adding.is_finished(), "it waits");
         agent.kill()?;
         adding.join().map_err(|_| anyhow!("a panic"))?

@@ -12,6 +12,7 @@ use super::work::report_problems;
 use crate::cli::AgentArgs;
 use crate::kubernetes::{self, Access, NodeView, Reporting, WatchHealth};
 use crate::source::{self, Changes, Directory};
+use crate::uninstall;
 
 /// How many names of nodes a message has.
 const NODES_NAMED: usize = 5;
@@ -46,6 +47,8 @@ impl Objects {
     ) -> anyhow::Result<(Self, FirstRead)> {
         match &args.manifests {
             Some(manifests) => {
+                // What the node's agent in a cluster remembers is older than what goes on from here.
+                uninstall::remove_file(&kubernetes::journal_path(&args.node.run_dir()))?;
                 let mut directory = Directory::new([manifests.clone()]);
                 let changes = directory.look();
                 report_problems(&changes.problems);

@@ -127,8 +127,13 @@ pub(super) async fn start(
         .with_search(resolvers::search_domains(&super::resolv_conf()))
         .with_former(former.clone());
     let state = if is_remembered {
-        let addresses = inherited.iter().map(|(index, row)| (*index, row.addresses.clone()));
-        state.confined_to(addresses.collect())
+        // An interface without programs is another one of the same number.
+        let (here, earlier) = (datapath.attached(), datapath.inherited());
+        let stayed = inherited
+            .iter()
+            .filter(|(index, _)| here.contains(index) || earlier.contains_key(index));
+        let addresses = stayed.map(|(index, row)| (*index, row.addresses.clone())).collect();
+        state.confined_to(addresses)
     } else {
         state
     };

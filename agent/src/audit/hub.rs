@@ -107,12 +107,13 @@ impl Hub {
         self.tell(Instant::now());
     }
 
-    /// Takes what waits, and says how many decisions that was.
+    /// Takes what waits, and says how many decisions that was: [`QUEUE_MAX`] or a batch more at most, so
+    /// that what they became is handed on in time.
     fn drain(&mut self, first: Message, messages: &Receiver<Message>) -> ControlFlow<(), usize> {
         let (mut taken, mut next) = (0, Some(first));
         while let Some(message) = next {
             taken += self.take(message)?;
-            next = messages.try_recv().ok();
+            next = if taken < QUEUE_MAX { messages.try_recv().ok() } else { None };
         }
         ControlFlow::Continue(taken)
     }

@@ -46,12 +46,13 @@ pub fn tell(socket: &Path) -> usize {
             Some(alarm) => (&*alarm.pod, &*alarm.why),
             None => ("unknown", "the word that was left cannot be read"),
         };
+        // What stays would be told and counted again.
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), pod, why, %error, "an alarm cannot be taken away");
+            continue;
+        }
         tracing::error!(pod, why, "a pod started before its policy was in force");
         told += 1;
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "an alarm cannot be taken away");
-            return told;
-        }
     }
     told
 }

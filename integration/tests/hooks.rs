@@ -127,9 +127,17 @@ fn only_entry(folder: &Path) -> Result<PathBuf> {
 fn a_program_that_comes_before_the_agents_is_put_behind_it() -> Result<()> {
     let test = "a_program_that_comes_before_the_agents_is_put_behind_it";
     let Some(mut stage) = Stage::for_test(test)? else { return Ok(()) };
-    let rival = stage.rival_of_its_kind()?;
-    stage.expect_said("another program was put before the agent's", 1)?;
-    assert!(stage.sink.received()? > 0, "the rival let something pass, or this shows nothing");
+    let mut times = 0;
+    // Now and then it is put behind so soon that nothing comes between.
+    let rival = loop {
+        times += 1;
+        assert!(times <= 20, "a rival lets something pass, or this shows nothing");
+        let rival = stage.rival_of_its_kind()?;
+        stage.expect_said("another program was put before the agent's", times)?;
+        if stage.sink.received()? > 0 {
+            break rival;
+        }
+    };
     stage.expect_closed()?;
     assert_eq!(stage.ready()?.code(), 0);
     drop(rival);
@@ -147,9 +155,14 @@ fn a_program_that_comes_before_the_agents_is_put_behind_it() -> Result<()> {
 fn a_program_that_is_taken_away_comes_back() -> Result<()> {
     let test = "a_program_that_is_taken_away_comes_back";
     let Some(mut stage) = Stage::for_test(test)? else { return Ok(()) };
-    stage.detach()?;
-    stage.expect_said("the agent's program was detached", 1)?;
-    assert!(stage.sink.received()? > 0, "something passed, or this shows nothing");
+    let mut times = 0;
+    // Now and then it is put back so soon that nothing comes between.
+    while times == 0 || stage.sink.received()? == 0 {
+        times += 1;
+        assert!(times <= 20, "something passes, or this shows nothing");
+        stage.detach()?;
+        stage.expect_said("the agent's program was detached", times)?;
+    }
     stage.expect_closed()?;
 
     // With its pins, too: what is pinned again is there for the next agent.
@@ -157,7 +170,7 @@ fn a_program_that_is_taken_away_comes_back() -> Result<()> {
     if stage.has_filters() {
         stage.detach()?;
     }
-    stage.expect_said("the agent's program was detached", 2)?;
+    stage.expect_said("the agent's program was detached", times + 1)?;
     let pin = stage.pin()?;
     wait_until("the program to be known as attached again", SOON, || Ok(pin.exists()))?;
     stage.expect_closed()?;

@@ -310,7 +310,7 @@ async fn shutdown_lets_queries_under_way_end() {
 /// Queries that need no resolver have nothing under way to be waited for.
 #[tokio::test]
 async fn shutdown_answers_queries_that_wait_for_their_turn() {
-    const QUERIES: u16 = 300;
+    const QUERIES: u16 = 150;
     let stage = Script::default().start().await;
     let pod = stage.pod().await;
     for number in 0..QUERIES {

@@ -6,6 +6,7 @@ export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/lib/llv
 
 # Namespaces and BPF need root; the build does not.
 as_root := $(if $(filter 0,$(shell id -u)),,--config 'target."cfg(unix)".runner=["sudo","-E"]')
+sudo := $(if $(filter 0,$(shell id -u)),,sudo -E)
 deny_version := 0.20.2
 target := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
@@ -23,12 +24,13 @@ build: setup ## Builds everything, the eBPF program included
 
 .PHONY: demo
 demo: setup ## Builds a small town in network namespaces and tells its story (KEEP=1 leaves it standing)
-	@cargo build -p namegate -p namegate-integration --bins
-	@cargo run --quiet -p namegate-integration --bin demo $(as_root)
+	@cargo build --workspace
+	@$(sudo) $(target)/debug/demo
 
 .PHONY: demo-clean
 demo-clean: ## Removes a town that KEEP=1 left standing
-	@cargo run --quiet -p namegate-integration --bin demo $(as_root) -- clean
+	@cargo build --quiet --workspace
+	@$(sudo) $(target)/debug/demo clean
 
 .PHONY: test
 test: build ## Runs every test, as root

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::addresses::{NODE, OUTPOST, ROUTER};
+use crate::addresses::{ECHO, NODE, OUTPOST, ROUTER};
 use crate::agent::Agent;
 use crate::apiserver::ApiServer;
 use crate::lab::say_skipped;
@@ -56,6 +56,18 @@ impl Cluster {
         }
         let Some(town) = Town::for_test(name)? else { return Ok(None) };
         Self::over_double(town).map(Some)
+    }
+
+    /// Makes a policy over pods of `shop` labelled `app: web`: the echo server, no more.
+    pub fn let_web_reach_echo(&self) -> Result<()> {
+        self.api.put(json!({
+            "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app": "web"}},
+                "egress": [{"to": [{"cidr": format!("{}/32", ECHO.v4)}]}],
+            },
+        }))
     }
 
     fn over_double(town: Town) -> Result<Self> {

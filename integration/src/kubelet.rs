@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::addresses::ECHO;
 use crate::agent::Agent;
 use crate::cluster::{Cluster, OUTPOST_NODE};
 use crate::cni::{Runtime, Sandbox};
@@ -49,14 +48,7 @@ impl Stand {
         let Some(runtime) = Runtime::new(&cluster.town.lab, &cluster.outpost.node)? else {
             return Ok(None);
         };
-        cluster.api.put(json!({
-            "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "podSelector": {"matchLabels": {"app": "web"}},
-                "egress": [{"to": [{"cidr": format!("{}/32", ECHO.v4)}]}],
-            },
-        }))?;
+        cluster.let_web_reach_echo()?;
         Ok(Some(Self { runtime, cluster }))
     }
 

@@ -7,9 +7,7 @@ use anyhow::{Context, Result};
 use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
 use namegate_integration::agent;
 use namegate_integration::cluster::{Cluster, OUTPOST_NODE, TOWN_NODE};
-use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
-use serde_json::json;
 
 /// How long after a fault everything must work again: the longest backoff and a little.
 const RECOVERY: Duration = Duration::from_secs(45);
@@ -73,14 +71,7 @@ fn kinds_of_another_version_are_told_of_once_and_the_rest_is_enforced() -> Resul
     let test = "kinds_of_another_version_are_told_of_once_and_the_rest_is_enforced";
     let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
     cluster.api.define_version("ClusterNetworkPolicy", "v1")?;
-    cluster.api.put(json!({
-        "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": {
-            "podSelector": {"matchLabels": {"app": "web"}},
-            "egress": [{"to": [{"cidr": format!("{}/32", ECHO.v4)}]}],
-        },
-    }))?;
+    cluster.let_web_reach_echo()?;
     let mut agent = cluster.start_outpost()?;
     let before = cluster.api.requests().len();
     agent.expect_log("ClusterNetworkPolicy objects are not read")?;

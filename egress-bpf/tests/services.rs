@@ -5,8 +5,8 @@
 mod pod;
 
 use namegate_egress_bpf::abi::{
-    Address, Backend, BackendKey, DropReason, ENDPOINT_DNS_GOVERNED, ENDPOINT_TRANSLATED, Pass,
-    SERVICE_AFFINE, Service, ServiceKey,
+    Address, Backend, BackendKey, CONFIG_INCOMPLETE, DropReason, ENDPOINT_DNS_GOVERNED,
+    ENDPOINT_TRANSLATED, Pass, SERVICE_AFFINE, Service, ServiceKey,
 };
 use namegate_egress_bpf::packet::{TCP_ACK, TCP_SYN};
 use namegate_egress_bpf::sim::frame;
@@ -312,4 +312,22 @@ fn ep_2_no_service_leads_past_the_proxy_to_a_resolver() {
         client.endpoint().generation += 1;
         assert_eq!(client.sends(&lookup), drop(DropReason::Revoked), "{name}, governed since");
     }
+}
+
+/// Any backend may be a resolver while one may not be written: then nothing starts, and nothing ends.
+#[test]
+fn a_live_flow_to_port_53_of_a_service_waits_while_resolvers_may_be_missing() {
+    let mut client = mk_client(vec![open()], UDP, 0, &[(ALLOWED, 53)]);
+    client.sim.ipcache.insert(ip(ALLOWED).into(), 400);
+    let lookup = udp((POD, 40_000), (SERVICE, 80));
+    assert_eq!(client.sends(&lookup), translated(Pass::Judged, Way::ToBackend));
+    client.endpoint().flags |= ENDPOINT_DNS_GOVERNED;
+    client.endpoint().generation += 1;
+    client.sim.config.as_mut().unwrap().flags |= CONFIG_INCOMPLETE;
+    assert_eq!(client.sends(&lookup), drop(DropReason::Incomplete));
+    let another = udp((POD, 40_001), (SERVICE, 80));
+    assert_eq!(client.sends(&another), drop(DropReason::Incomplete));
+    client.sim.config.as_mut().unwrap().flags &= !CONFIG_INCOMPLETE;
+    assert_eq!(client.sends(&lookup), translated(Pass::Judged, Way::ToBackend));
+    assert_eq!(client.sends(&another), translated(Pass::Judged, Way::ToBackend));
 }

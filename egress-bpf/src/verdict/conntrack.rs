@@ -65,13 +65,15 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
     if matches!(known, Known::Absent) {
         case.is_midway = is_tcp(&case.headers) && !is_syn(&case.headers);
     }
-    let mut is_untold = false;
+    let mut refused = Ok(());
     if matches!(known, Known::Stale(..)) {
-        // Opened before the endpoint was governed: its backend is not known, and cannot be judged, or
-        // it is a resolver.
-        is_untold = service::hides_resolver(maps, case)
-            || matches!((case.way, opener), (Way::Straight, Direction::Egress))
-                && service::is_meant(maps, case);
+        refused = service::refuse_resolver(maps, case);
+        // Opened before the endpoint was governed: its backend is not known, and cannot be judged.
+        if matches!((case.way, opener), (Way::Straight, Direction::Egress))
+            && service::is_meant(maps, case)
+        {
+            refused = Err(DropReason::Denied);
+        }
     } else {
         refuse_unopened(maps, case)?;
         if let Direction::Egress = scene.direction {
@@ -82,8 +84,10 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
         }
     }
     let question = Question::new(case, opener, standing);
-    let outcome =
-        if is_untold { Err(DropReason::Denied) } else { judge(maps, scene, case, question) };
+    let outcome = match refused {
+        Ok(()) => judge(maps, scene, case, question),
+        Err(_) => refused,
+    };
     if !matches!(question.standing(), Standing::Opened) {
         return settle(maps, scene, case, outcome);
     }

@@ -62,23 +62,28 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
     case.target_port = backend.port;
     let endpoint = maps.endpoint(case.key.ifindex).ok_or(DropReason::NoEndpoint)?;
     case.way = if endpoint.has(&case.remote) { Way::HairpinOut } else { Way::ToBackend };
-    if hides_resolver(maps, case) {
-        return Err(DropReason::HiddenResolver);
-    }
+    refuse_resolver(maps, case)?;
     if !takes_piece(case.way, case.headers.piece) {
         return Err(DropReason::HairpinFragment);
     }
     Ok(())
 }
 
-/// Whether the flow is one of lookups that would reach a resolver by way of a service, past the proxy;
-/// while resolvers may be missing from the map, any backend of that port may be one.
+/// Refuses a flow of lookups that would reach a resolver by way of a service, past the proxy. While
+/// resolvers may be missing from the map, any backend of that port may be one.
 #[inline(always)]
-pub(super) fn hides_resolver<M: Maps>(maps: &M, case: &Case) -> bool {
-    case.is_dns_governed
-        && case.remote_port == dns::PORT
-        && !matches!(case.way, Way::Straight)
-        && (maps.resolver_slot(&case.remote).is_some() || is_incomplete(maps.config()))
+pub(super) fn refuse_resolver<M: Maps>(maps: &M, case: &Case) -> Result<(), DropReason> {
+    let is_straight = matches!(case.way, Way::Straight);
+    if is_straight || !case.is_dns_governed || case.remote_port != dns::PORT {
+        return Ok(());
+    }
+    if maps.resolver_slot(&case.remote).is_some() {
+        return Err(DropReason::HiddenResolver);
+    }
+    if is_incomplete(maps.config()) {
+        return Err(DropReason::Incomplete);
+    }
+    Ok(())
 }
 
 /// The entry under which packets of a flow's other half are found.

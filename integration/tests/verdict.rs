@@ -24,7 +24,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use namegate_egress_bpf::abi::{Direction, DropReason, NameEntry, NameKey, PASSAGES, Pass};
 use namegate_egress_bpf::compile::NameWrites;
-use namegate_egress_bpf::datapath::{DatapathError, Options, RanVerdict, Reason};
+use namegate_egress_bpf::datapath::{DatapathError, Numbers, Options, RanVerdict, Reason};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
 use namegate_integration::lab;
@@ -324,6 +324,28 @@ fn flow_that_opens_again_under_the_broom_lives() -> Result<()> {
     ensure!((swept.removed, swept.live) == (1, 1), "{swept:?}");
     let left: Vec<IpAddr> = twin.datapath().flows()?.keys().map(|key| key.remote.into()).collect();
     ensure!(left == [again], "{left:?} are left");
+    twin.close()
+}
+
+/// What an endpoint leaves behind that is let go keeps its numbers from whoever comes next.
+#[test]
+fn numbers_of_flows_are_in_use_when_their_endpoint_is_gone() -> Result<()> {
+    if !lab::can_run("numbers_of_flows_are_in_use_when_their_endpoint_is_gone")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("numbers")?;
+    let world = World::open();
+    twin.enter(&world)?;
+    twin.be(&world, 41)?;
+    let remote = IpAddr::from([203, 0, 113, 1]);
+    ensure!(twin.syn(remote, 2_000)? == RanVerdict::Next, "{remote} is open");
+    let before = twin.datapath().numbers()?;
+    twin.datapath().remove_endpoint(LOOPBACK)?;
+    twin.datapath().remove_table(before.table)?;
+    let after = twin.datapath().numbers()?;
+    ensure!(after.epoch == 41 && after == before, "{before:?}, then {after:?}");
+    twin.sweep_all()?;
+    ensure!(twin.datapath().numbers()? == Numbers::default(), "nothing is left");
     twin.close()
 }
 

@@ -138,7 +138,8 @@ pub(super) async fn start(
         state
     };
     let is_judged_here = !tables.is_empty();
-    let mut apply = Apply::new(datapath, inherited, tables, first_class);
+    let numbers = datapath.numbers().context("cannot read the numbers that flows carry")?;
+    let mut apply = Apply::new(datapath, inherited, tables, first_class).above(numbers);
     if is_judged_here {
         apply = apply.with_former(former);
     }

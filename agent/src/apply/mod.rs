@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use namegate_egress_bpf::abi::{Address, ServiceKey};
 use namegate_egress_bpf::compile::{NameBook, NameWrites, TableRows};
-use namegate_egress_bpf::datapath::ServiceEntry;
+use namegate_egress_bpf::datapath::{Numbers, ServiceEntry};
 use namegate_policy::identity::Identity;
 use namegate_policy::learned::Place;
 use namegate_policy::table::PolicyTable;
@@ -134,6 +134,18 @@ impl<K: Kernel> Apply<K> {
             addresses: Addresses::default(),
             told_complete: None,
             is_taking_over,
+        }
+    }
+
+    /// The same where more than rows of endpoints and tables carries numbers: none up to these is given
+    /// again.
+    #[must_use]
+    pub fn above(self, used: Numbers) -> Self {
+        Self {
+            next_table: self.next_table.max(used.table.saturating_add(1)),
+            next_generation: self.next_generation.max(used.generation.saturating_add(1)),
+            next_epoch: self.next_epoch.max(used.epoch.saturating_add(1)),
+            ..self
         }
     }
 

@@ -235,6 +235,12 @@ impl<K: Pod, V: Pod> Rows<K, V> {
     /// Reads all entries of a hash or LPM map.
     pub(super) fn read_all(&self) -> Result<Vec<(K, V)>, DatapathError> {
         let mut entries = Vec::new();
+        self.walk(|key, value| entries.push((key, value)))?;
+        Ok(entries)
+    }
+
+    /// Shows all entries of a hash or LPM map, one after the other.
+    pub(super) fn walk(&self, mut show: impl FnMut(K, V)) -> Result<(), DatapathError> {
         let mut position = Position::default();
         let mut next = Position::default();
         let mut is_started = false;
@@ -271,9 +277,11 @@ impl<K: Pod, V: Pod> Rows<K, V> {
                 keys.set_len(count);
                 values.set_len(count);
             }
-            entries.extend(keys.into_iter().zip(values));
+            for (key, value) in keys.into_iter().zip(values) {
+                show(key, value);
+            }
             if is_end {
-                return Ok(entries);
+                return Ok(());
             }
             is_started = true;
             std::mem::swap(&mut position, &mut next);

@@ -18,6 +18,7 @@ mod events;
 mod hooks;
 mod load;
 mod netlink;
+mod numbers;
 mod passages;
 mod pods;
 mod query;
@@ -46,6 +47,7 @@ pub use counters::{Counters, Hits};
 pub use error::DatapathError;
 pub use events::{Events, FlowEvent, Reason};
 pub use hooks::{DisplacedHook, HookFault, HookWatch};
+pub use numbers::Numbers;
 pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
 #[cfg(debug_assertions)]

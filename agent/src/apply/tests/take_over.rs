@@ -36,6 +36,29 @@ fn a_take_over_beside_unreadable_manifests_lets_no_endpoint_go() {
     assert!(kernel.attached.contains(&LINK));
 }
 
+/// An agent that was killed may have let a pod go and left its flows: a pod that comes to the same
+/// interface must not have them.
+#[test]
+fn no_number_that_a_flow_left_behind_carries_is_given_again() {
+    let used = Numbers { table: 30, generation: 40, epoch: 50 };
+    let inherits_nothing = Apply::new(Memory::default(), BTreeMap::new(), BTreeSet::new(), 1);
+    let mut first = mk_apply();
+    first.apply(mk_first());
+    let kernel = first.into_kernel();
+    let (rows, tables) = (kernel.endpoints.clone(), kernel.tables.clone());
+    let inherits_another = Apply::new(kernel, rows, tables, 1);
+    for apply in [inherits_nothing, inherits_another] {
+        let mut apply = apply.above(used);
+        let mut effects = mk_first();
+        let stranger =
+            EndpointSpec { addresses: BTreeSet::from([ip("10.244.1.9")]), ..mk_spec("b") };
+        effects.endpoints.insert(LINK, EndpointEffect::Enforce(stranger));
+        apply.apply(effects);
+        let row = &apply.kernel().endpoints[&LINK];
+        assert!(row.table > 30 && row.generation > 40 && row.epoch > 50, "{row:?}");
+    }
+}
+
 /// At a take-over old and new tables are there at once, so that one may find no room.
 #[test]
 fn a_take_over_whose_table_finds_no_room_leaves_the_endpoint_as_it_was() {

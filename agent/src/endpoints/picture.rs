@@ -1,7 +1,7 @@
 //! The interfaces of the node, kept up to date from what the kernel tells of each change: a node with
 //! hundreds of pods is not listed anew for every interface that comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,9 @@ enum News {
 pub(super) struct Picture {
     handle: rtnetlink::Handle,
     links: Links,
+    /// Those that the kernel said are gone. It may have said so before the list, so that they count as
+    /// there until it is asked.
+    leaving: BTreeSet<u32>,
     /// When the kernel told of those that came since the first list.
     told_at: BTreeMap<u32, Instant>,
     is_listed: bool,
@@ -96,6 +99,7 @@ impl Picture {
         Ok(Self {
             handle,
             links: Links::new(),
+            leaving: BTreeSet::new(),
             told_at: BTreeMap::new(),
             is_listed: false,
             news,
@@ -133,6 +137,7 @@ impl Picture {
         // What waits is older than the list. What comes from here on is newer, or in it: then the last
         // word on each interface is the same.
         while self.news.try_recv().is_ok() {}
+        self.leaving.clear();
         let listed = self.list_all().await;
         if listed.is_err() {
             self.is_doubtful.store(true, Ordering::Release);
@@ -170,11 +175,25 @@ impl Picture {
         while let Ok(news) = self.news.try_recv() {
             self.take(news);
         }
+        self.confirm().await?;
         let is_doubtful = self.is_doubtful.load(Ordering::Acquire);
         if is_doubtful {
             self.list().await?;
         }
         Ok(is_doubtful)
+    }
+
+    /// Lets go of whoever is gone indeed.
+    async fn confirm(&mut self) -> Result<(), NetlinkError> {
+        while let Some(&index) = self.leaving.first() {
+            match netlink::get(&self.handle, index).await? {
+                None => self.forget(index),
+                // It came again, or never went: its addresses are told by a list alone.
+                Some(_) => self.is_doubtful.store(true, Ordering::Release),
+            }
+            self.leaving.remove(&index);
+        }
+        Ok(())
     }
 
     /// Waits until something is told; `false` where nothing will be any more.
@@ -194,6 +213,9 @@ impl Picture {
     fn take(&mut self, news: News) {
         match news {
             News::Link(link, told_at) => {
+                if self.leaving.remove(&link.index) {
+                    self.forget(link.index);
+                }
                 let addresses = self.links.remove(&link.index).map(|known| known.addresses);
                 if addresses.is_none() {
                     self.told_at.insert(link.index, told_at);
@@ -202,14 +224,7 @@ impl Picture {
                 self.links.insert(link.index, link);
             }
             News::LinkGone(index) => {
-                let gone = self.links.remove(&index);
-                self.told_at.remove(&index);
-                let peer = gone.filter(|gone| gone.peer_namespace.is_none());
-                let peer = peer.and_then(|gone| gone.peer);
-                // One end of a pair was moved elsewhere: nobody tells what the other leads to.
-                if peer.is_some_and(|peer| self.links.contains_key(&peer)) {
-                    self.is_doubtful.store(true, Ordering::Release);
-                }
+                self.leaving.insert(index);
             }
             News::Address(index, address) => match self.links.get_mut(&index) {
                 Some(link) => {
@@ -222,6 +237,17 @@ impl Picture {
                     link.addresses.remove(&address);
                 }
             }
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        let gone = self.links.remove(&index);
+        self.told_at.remove(&index);
+        let peer = gone.filter(|gone| gone.peer_namespace.is_none());
+        let peer = peer.and_then(|gone| gone.peer);
+        // One end of a pair was moved elsewhere: nobody tells what the other leads to.
+        if peer.is_some_and(|peer| self.links.contains_key(&peer)) {
+            self.is_doubtful.store(true, Ordering::Release);
         }
     }
 }
@@ -266,6 +292,10 @@ mod tests {
 
     /// How many interfaces change at once: whoever asks waits for them, and is told of each.
     const CHANGING: usize = 4;
+
+    /// Two interfaces: one that is always there, and one that never is.
+    const LOOPBACK: u32 = 1;
+    const GONE: u32 = 0x7fff_0000;
 
     /// A namespace that the test's thread is in, in which interfaces change all the time.
     struct Storm {
@@ -317,6 +347,29 @@ mod tests {
 
     fn ip(words: &[&str]) {
         assert!(Command::new("ip").args(words).status().unwrap().success(), "ip {words:?}");
+    }
+
+    /// Where the kernel had no room for events, those that it had room for come after a newer list.
+    #[tokio::test]
+    async fn a_word_that_is_older_than_the_list_takes_nobody_away() {
+        let mut picture = Picture::new().unwrap();
+        picture.list().await.unwrap();
+        let (told, news) = mpsc::channel(NEWS_MAX);
+        picture.news = news;
+        let before = picture.links()[&LOOPBACK].clone();
+        let gone = Link { index: GONE, name: "gone".to_owned(), ..before.clone() };
+        picture.links.insert(GONE, gone);
+        for index in [LOOPBACK, GONE] {
+            told.send(News::LinkGone(index)).await.unwrap();
+        }
+        assert!(picture.changes().await);
+        picture.catch_up().await.unwrap();
+        assert_eq!(picture.links().get(&LOOPBACK), Some(&before));
+        assert_eq!(picture.links().get(&GONE), None);
+        told.send(News::LinkGone(LOOPBACK)).await.unwrap();
+        told.send(News::Link(Box::new(before.clone()), Instant::now())).await.unwrap();
+        picture.catch_up().await.unwrap();
+        assert!(picture.links().contains_key(&LOOPBACK));
     }
 
     #[test]

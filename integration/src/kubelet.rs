@@ -126,6 +126,12 @@ impl Start {
         Ok(opened.is_ok())
     }
 
+    /// Waits until it can connect there: where that must come true, however slow the machine is.
+    pub fn expect_reach(&self, to: impl Into<SocketAddr>) -> Result<()> {
+        let to = to.into();
+        wait_until(&format!("{} to reach {to}", self.name), SOON, || self.reaches(to))
+    }
+
     /// Sends one datagram, as a program would that is faster than everybody.
     pub fn send(&self, to: impl Into<SocketAddr>) -> Result<()> {
         let to = to.into();

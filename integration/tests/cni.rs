@@ -32,12 +32,13 @@ fn a_pod_is_under_policy_when_its_interface_is_handed_over() -> Result<()> {
         let start = stand.sandbox(&format!("{kind}-1"), "web", true)?;
         let result = stand.runtime.add(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
         assert!(!start.reaches(evil)?, "{kind}: isolated from the first packet on");
-        assert!(start.reaches(echo)?, "{kind}: and not more than that");
+        start.expect_reach(echo).with_context(|| format!("{kind}: and not more than that"))?;
         stand.runtime.check(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
 
         // The kubelet tells the address now, and nothing changes by it.
         stand.tell_address(&start, &result)?;
-        assert!(start.reaches(echo)? && !start.reaches(evil)?, "{kind}");
+        start.expect_reach(echo).context(kind)?;
+        assert!(!start.reaches(evil)?, "{kind}");
 
         // A pod of no policy is made while its object is not known: nothing passes until it is.
         let late = stand.sandbox(&format!("{kind}-2"), "free", false)?;
@@ -54,7 +55,7 @@ fn a_pod_is_under_policy_when_its_interface_is_handed_over() -> Result<()> {
             added.map_err(|refused| anyhow!("{refused}"))?;
             Ok(())
         })?;
-        assert!(late.reaches(evil)?, "{kind}: no policy selects it");
+        late.expect_reach(evil).with_context(|| format!("{kind}: no policy selects it"))?;
 
         for start in [&start, &late] {
             for _ in 0..2 {

@@ -59,7 +59,7 @@ fn both_families_of_the_right_interface_are_under_policy_at_once() -> Result<()>
     let _listening = (listen(&free)?, listen(&web)?);
     for (free_address, web_address) in to_free.iter().zip(&to_web) {
         let open = SocketAddr::from((*web_address, PORT));
-        assert!(free.reaches(open)?, "{open}: the family works, or the rest shows nothing");
+        free.expect_reach(open).context("the family works, or the rest shows nothing")?;
         let closed = SocketAddr::from((*free_address, PORT));
         assert!(!web.reaches(closed)?, "{closed}: no rule allows it");
     }
@@ -107,6 +107,6 @@ fn an_add_whose_agent_dies_is_refused_and_the_next_one_goes_through() -> Result<
     let mut agent = stand.start(&[])?;
     stand.runtime.add(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
     assert!(!start.reaches(evil)?);
-    assert!(start.reaches((ECHO.v4, ECHO_PORT))?);
+    start.expect_reach((ECHO.v4, ECHO_PORT))?;
     agent.check()
 }

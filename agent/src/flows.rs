@@ -1,7 +1,8 @@
 //! From the kernel program's events to the audit log, on a thread of its own.
 
+use std::io::{self, PipeReader, PipeWriter};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use std::{io, thread};
 
 use namegate_egress_bpf::datapath::Events;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,15 +21,41 @@ const NAP: Duration = Duration::from_millis(10);
 /// several times this pace would fill it.
 const BUSY: usize = 2_048;
 
-/// Starts to read events and to hand them on, for as long as the process lives.
-pub fn follow(events: Events, log: AuditLog) -> io::Result<()> {
-    thread::Builder::new().name("namegate-events".into()).spawn(move || work(events, &log))?;
-    Ok(())
+/// The thread that reads events. It ends with this: two agents that read share the events out
+/// between them.
+#[derive(Debug)]
+pub struct Follower {
+    /// Closed, it ends the thread. Nothing is ever written.
+    open: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
 }
 
-fn work(mut events: Events, log: &AuditLog) {
+impl Drop for Follower {
+    fn drop(&mut self) {
+        drop(self.open.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that read the kernel's events panicked");
+        }
+    }
+}
+
+/// Starts to read events and to hand them on.
+pub fn follow(events: Events, log: AuditLog) -> io::Result<Follower> {
+    let (ended, open) = io::pipe()?;
+    let thread = thread::Builder::new()
+        .name("namegate-events".into())
+        .spawn(move || work(events, &log, &ended))?;
+    Ok(Follower { open: Some(open), thread: Some(thread) })
+}
+
+fn work(mut events: Events, log: &AuditLog, ended: &PipeReader) {
     loop {
-        match poll(&mut [PollFd::new(&events, PollFlags::IN)], None) {
+        let mut waited = [PollFd::new(&events, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+        match poll(&mut waited, None) {
+            Ok(_) if !waited[1].revents().is_empty() => {
+                drain(&mut events, log);
+                return;
+            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "no more flow records: the kernel's events cannot be read");

@@ -32,6 +32,7 @@ pub mod remembered;
 pub mod resolvers;
 pub mod source;
 pub mod state;
+pub mod succession;
 pub mod suggest;
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,7 @@ use crate::cli::{NodeArgs, cni_socket};
 use crate::cni::alarms;
 use crate::endpoints::netlink;
 use crate::lock::AgentLock;
-use crate::{kubernetes, link, preflight, remembered};
+use crate::{kubernetes, link, preflight, remembered, succession};
 
 /// Removes everything that an agent left; refuses while one runs.
 pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
@@ -40,9 +40,11 @@ pub async fn clean(args: &NodeArgs) -> anyhow::Result<()> {
     let run_dir = args.run_dir();
     remove_file(&remembered::path(&run_dir))?;
     remove_file(&remembered::draft(&remembered::path(&run_dir)))?;
-    let journal = kubernetes::journal_path(&run_dir);
-    remove_file(&kubernetes::journal_draft(&journal))?;
-    remove_file(&journal)?;
+    for journal in [kubernetes::journal_path(&run_dir), kubernetes::heirs_journal_path(&run_dir)] {
+        remove_file(&kubernetes::journal_draft(&journal))?;
+        remove_file(&journal)?;
+    }
+    remove_file(&succession::path(&run_dir))?;
     alarms::remove(&cni_socket(&args.socket()))
         .context("cannot remove what the CNI plugin told of pods")?;
     remove_file(&cni_socket(&args.socket()))?;

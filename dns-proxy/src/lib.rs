@@ -36,5 +36,5 @@ mod wire;
 
 pub use config::{CacheLimits, Config, Limits, ResolverSlot, StartError, Timeouts};
 pub use counters::Counters;
-pub use server::{Proxy, Services};
+pub use server::{Proxy, Services, Sockets};
 pub use stages::Stages;

@@ -58,7 +58,31 @@ impl Agent {
         kubeconfig: &Path,
         arguments: &[&str],
     ) -> Result<Self> {
-        let audit = AuditLog::new(&lab.file(&format!("audit-{name}.log")));
+        Self::launch_in(lab, node, (name, ""), kubeconfig, arguments)
+    }
+
+    /// Starts another agent of the Node `name` beside the one that runs, to go on in its place, and does
+    /// not wait.
+    pub fn spawn_heir_in(
+        lab: &Lab,
+        node: &Namespace,
+        name: &str,
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let arguments = [arguments, &["--take-over"]].concat();
+        Self::launch_in(lab, node, (name, "heir-"), kubeconfig, &arguments)
+    }
+
+    /// Starts an agent of a Node whose logs have names of their own.
+    fn launch_in(
+        lab: &Lab,
+        node: &Namespace,
+        (name, logs): (&str, &str),
+        kubeconfig: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let audit = AuditLog::new(&lab.file(&format!("{logs}audit-{name}.log")));
         let mut command = command(node)?;
         command
             .arg("agent")
@@ -72,7 +96,7 @@ impl Agent {
             .arg("--run-dir")
             .arg(lab.file(&format!("run-{name}")))
             .args(arguments);
-        let process = Daemon::start(&mut command, &lab.file(&format!("agent-{name}.log")))?;
+        let process = Daemon::start(&mut command, &lab.file(&format!("{logs}agent-{name}.log")))?;
         let socket = lab.file(&format!("run-{name}")).join(SOCKET);
         Ok(Self { process, socket, audit })
     }
@@ -101,9 +125,26 @@ impl Agent {
         version: Option<u32>,
         arguments: &[&str],
     ) -> Result<Self> {
-        let audit = AuditLog::new(&lab.file("audit.log"));
         let mut command = command(node)?;
         command.envs(version.map(|version| ("NAMEGATE_TEST_ABI_VERSION", version.to_string())));
+        Self::launch(lab, manifests, command, "", arguments)
+    }
+
+    /// Starts another agent of the node beside the one that runs, to go on in its place, and does not
+    /// wait. `name` tells its logs from the other's.
+    pub fn spawn_heir(town: &Town, manifests: &Manifests, name: &str) -> Result<Self> {
+        let command = command(&town.node.namespace)?;
+        Self::launch(&town.lab, manifests, command, &format!("{name}-"), &["--take-over"])
+    }
+
+    fn launch(
+        lab: &Lab,
+        manifests: &Manifests,
+        mut command: Command,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let audit = AuditLog::new(&lab.file(&format!("{name}audit.log")));
         command
             .arg("agent")
             .arg("--manifests")
@@ -116,7 +157,7 @@ impl Agent {
             .arg("--run-dir")
             .arg(lab.file("run"))
             .args(arguments);
-        let process = Daemon::start(&mut command, &lab.file("agent.log"))?;
+        let process = Daemon::start(&mut command, &lab.file(&format!("{name}agent.log")))?;
         Ok(Self { process, socket: lab.file("run").join(SOCKET), audit })
     }
 

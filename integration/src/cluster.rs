@@ -154,6 +154,13 @@ impl<A: Objects> Cluster<A> {
         Agent::spawn_in(&self.town.lab, node, TOWN_NODE, &self.kubeconfig, self.arguments)
     }
 
+    /// Starts another agent of the outpost beside the one that runs, to go on in its place.
+    pub fn spawn_heir_of_outpost(&self) -> Result<Agent> {
+        let node = &self.outpost.node;
+        let (lab, kubeconfig) = (&self.town.lab, &self.kubeconfig);
+        Agent::spawn_heir_in(lab, node, OUTPOST_NODE, kubeconfig, self.arguments)
+    }
+
     /// Starts the agent of the outpost and waits until it enforces.
     pub fn start_outpost(&self) -> Result<Agent> {
         self.spawn_outpost()?.expect_ready()

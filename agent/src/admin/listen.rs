@@ -40,15 +40,15 @@ pub enum ListenError {
 
 /// A socket in the file system that goes with this value.
 #[derive(Debug)]
-pub(super) struct Socket {
-    pub(super) listener: UnixListener,
-    pub(super) path: SocketPath,
+pub(crate) struct Socket {
+    pub(crate) listener: UnixListener,
+    pub(crate) path: SocketPath,
 }
 
 /// Removes the socket where it is still the one that was made: another agent may have put its own
 /// there.
 #[derive(Debug)]
-pub(super) struct SocketPath {
+pub(crate) struct SocketPath {
     path: PathBuf,
     /// Device and number of the file.
     file: (u64, u64),
@@ -74,7 +74,7 @@ fn file(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Socket {
     /// Makes the socket, for its owner alone. What an agent that crashed left is replaced.
-    pub(super) fn bind(path: &Path) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, ListenError> {
         if UnixStream::connect(path).is_ok() {
             return Err(ListenError::Taken { path: path.to_owned() });
         }

@@ -38,6 +38,7 @@ pub use health::Version;
 pub use hits::{HitBook, Tallies, Tally};
 pub use identities::IdentityItem;
 pub use listen::ListenError;
+pub(crate) use listen::{Socket, SocketPath};
 pub use names::NameItem;
 pub use phase::{Phase, PhaseCell};
 pub use policies::{PolicyItem, RuleItem};

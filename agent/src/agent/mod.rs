@@ -10,47 +10,146 @@ mod work;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use axum::Router;
 use futures_util::future::OptionFuture;
+use namegate_dns_proxy::Sockets;
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, RebindingGuard, Window};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::objects::{Objects, Read};
+use self::work::Summons;
 use crate::admin::{self, Context as Shared, Desk, Phase, Question, Routers, Server};
 use crate::audit::AuditLog;
 use crate::cli::{AgentArgs, Guard};
 use crate::cni::desk::Demand;
+use crate::kubernetes::WatchHealth;
 use crate::link::ProxyLink;
 use crate::lock::AgentLock;
 use crate::map::{self, Map};
 use crate::registry::Registry;
 use crate::resolvers;
 use crate::state::Settings;
+use crate::succession::{self, Former, Heir, Heirs, Place};
 use crate::{cni, preflight, uninstall};
 
-/// Runs until SIGINT or SIGTERM.
+/// How long what is left of an agent's work may take to end before it begins again.
+const TERM_END: Duration = Duration::from_secs(5);
+
+/// Runs until SIGINT or SIGTERM. An agent that handed over to one that did not come to enforce begins
+/// again.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let hosts = args.map.hosts()?;
+    args.map.hosts()?;
     preflight::check(&args.node.pin_dir, args.manifests.is_some())?;
     if let Some(path) = &args.ready_file {
         // What an agent that crashed left says nothing about this one.
         uninstall::remove_file(path)?;
     }
-    let lock = AgentLock::take(&args.node.run_dir())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("namegate")
-        .build()
-        .context("cannot start the runtime")?;
+    let (mut signals, mut sockets) = (None, None);
+    loop {
+        // One for each term: nothing of the last is under way in the next.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("namegate")
+            .build()
+            .context("cannot start the runtime")?;
+        let begun = runtime.block_on(async {
+            // Before anything is changed on the node, so that an early signal leaves nothing behind.
+            let signals = match &mut signals {
+                Some(signals) => signals,
+                none => none.insert(Signals::new()?),
+            };
+            let seat = take_seat(&args, sockets.take(), signals).await?;
+            anyhow::Ok(seat.map(|seat| (seat, signals)))
+        });
+        let ended = match begun {
+            Ok(Some((seat, signals))) => serve_term(&args, &runtime, seat, signals),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Ok(Some(given_back)) = ended else {
+            runtime.shutdown_background();
+            return ended.map(drop);
+        };
+        sockets = Some(given_back);
+        runtime.shutdown_timeout(TERM_END);
+    }
+}
+
+/// What an agent has once the node is its own.
+struct Seat {
+    place: Place,
+    watches: WatchHealth,
+    /// What was read while another agent had the node.
+    read: Option<Read>,
+}
+
+/// Takes the node; `None` where a signal came first. `sockets` are those of an agent that had it before.
+async fn take_seat(
+    args: &AgentArgs,
+    sockets: Option<Vec<Sockets>>,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Seat>> {
+    let watches = WatchHealth::default();
+    tokio::select! {
+        taken = take_place(args, sockets, &watches) => {
+            let (place, read) = taken?;
+            Ok(Some(Seat { place, watches, read }))
+        }
+        name = signals.next() => {
+            tracing::info!(signal = name, "ended while another agent had the node");
+            Ok(None)
+        }
+    }
+}
+
+async fn take_place(
+    args: &AgentArgs,
+    sockets: Option<Vec<Sockets>>,
+    watches: &WatchHealth,
+) -> anyhow::Result<(Place, Option<Read>)> {
+    let run_dir = args.node.run_dir();
+    let alone = |lock, sockets| (Place { lock, sockets, former: None }, None);
+    if let Some(sockets) = sockets {
+        return Ok(alone(succession::wait_for_lock(&run_dir).await?, sockets));
+    }
+    if !args.take_over {
+        return Ok(alone(AgentLock::take(&run_dir)?, Vec::new()));
+    }
+    // Lookups wait for a start, and not for a reading of the cluster before it.
+    let read = tokio::select! {
+        biased;
+        lock = succession::wait_for_lock(&run_dir) => return Ok(alone(lock?, Vec::new())),
+        read = Objects::read_beside(args, watches) => read?,
+    };
+    let place = succession::succeed(&run_dir).await?;
+    let read = read.map(|(mut objects, first)| {
+        objects.settle(args);
+        (objects, first)
+    });
+    Ok((place, read))
+}
+
+/// The work of an agent from taking the node to its end, and the sockets of lookups where it is to
+/// begin again.
+fn serve_term(
+    args: &AgentArgs,
+    runtime: &Runtime,
+    Seat { place: Place { lock, sockets, former }, watches, read }: Seat,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Vec<Sockets>>> {
+    let hosts = args.map.hosts()?;
     let registry = Arc::new(Registry::default());
     let (log, writer) = AuditLog::start(&args.audit.config(), Arc::clone(&registry))?;
     let (desk, questions) = Desk::new();
-    let shared = Shared::new(desk, registry, log.clone());
+    let shared = Shared { watches, ..Shared::new(desk, registry, log.clone()) };
     let (cni_routes, demands) = cni::desk::routes();
-    let map = hosts.is_some().then(|| objects::node_name(&args)).transpose()?;
+    let map = hosts.is_some().then(|| objects::node_name(args)).transpose()?;
     let map = map.map(|name| Map::new(shared.clone(), name, map::Limits::default()));
     let routers = Routers {
         // Plugins of an earlier agent's list ask here.
@@ -70,18 +169,52 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         tokio::join!(recent, hits, sharing, OptionFuture::from(drawn));
     };
     let server = Server::start(&args.places(), routers, beside)?;
-    let outcome = runtime.block_on(serve(&args, log, Asked { questions, demands, shared }));
+    let asked = Asked { questions, demands, shared, sockets, read };
+    let outcome = runtime.block_on(serve(args, log, asked, former, signals));
     drop(server);
-    runtime.shutdown_background();
-    writer.close();
     if let Some(path) = &args.ready_file {
         uninstall::remove_file(path)?;
     }
+    if let Ok(Ending::HandedOver(heir, sockets)) = outcome {
+        writer.close();
+        drop(lock);
+        return runtime.block_on(pass_on(heir, sockets, signals));
+    }
+    writer.close();
     if args.detach_on_exit {
         uninstall::remove_file(lock.path())?;
         uninstall::remove_empty(&args.node.run_dir());
     }
-    outcome
+    outcome.map(|_| None)
+}
+
+/// Passes the node on and waits to be ended; gives the sockets back where the next agent did not come
+/// to enforce.
+async fn pass_on(
+    heir: Heir,
+    sockets: Vec<Sockets>,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Vec<Sockets>>> {
+    let seated = tokio::task::spawn_blocking(move || {
+        (heir.seat(&sockets, succession::START_LIMIT), sockets)
+    });
+    let (seated, sockets) = tokio::select! {
+        outcome = seated => outcome.context("handing over broke off")?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "ended while handing over");
+            return Ok(None);
+        }
+    };
+    if let Err(error) = seated {
+        tracing::error!(error = %format!("{error:#}"), "the next agent does not go on: this one does");
+        return Ok(Some(sockets));
+    }
+    drop(sockets);
+    // Whoever started this agent would start it again if it ended by itself.
+    tracing::info!("another agent goes on; waiting to be ended");
+    let name = signals.next().await;
+    tracing::info!(signal = name, "ending");
+    Ok(None)
 }
 
 /// The agent's side of its socket.
@@ -90,19 +223,37 @@ struct Asked {
     questions: mpsc::Receiver<Question>,
     demands: mpsc::Receiver<Demand>,
     shared: Shared,
+    /// What an agent that handed over left.
+    sockets: Vec<Sockets>,
+    /// What was read meanwhile.
+    read: Option<Read>,
 }
 
-async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<()> {
-    // Before anything is changed on the node, so that an early signal leaves nothing behind.
-    let mut signals = Signals::new()?;
+/// How the work ends.
+enum Ending {
+    /// For good.
+    Ended,
+    /// Another agent goes on, once it has the lock and these.
+    HandedOver(Heir, Vec<Sockets>),
+}
+
+async fn serve(
+    args: &AgentArgs,
+    log: AuditLog,
+    asked: Asked,
+    mut former: Option<Former>,
+    signals: &mut Signals,
+) -> anyhow::Result<Ending> {
     let before = start::Before::look(args).await?;
     let phase = asked.shared.phase.clone();
+    let wanted_back = OptionFuture::from(former.as_mut().map(Former::wants_back));
     let started = tokio::select! {
         started = start::start(args, log, asked) => started,
+        Some(()) = wanted_back => Err(anyhow!(succession::GOES_ON)),
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");
             before.restore(args).await;
-            return Ok(());
+            return Ok(Ending::Ended);
         }
     };
     let mut agent = match started {
@@ -112,10 +263,24 @@ async fn serve(args: &AgentArgs, log: AuditLog, asked: Asked) -> anyhow::Result<
             return Err(error);
         }
     };
-    let name = agent.work(&mut signals).await?;
+    if let Some(former) = former {
+        former.relieve().await?;
+    }
+    let mut heirs = Heirs::listen(&args.node.run_dir())?;
+    let summons = agent.work(signals, &mut heirs).await?;
     phase.enter(Phase::Ending);
-    tracing::info!(signal = name, "ending");
-    agent.end(args).await
+    match summons {
+        Summons::Signal(name) => {
+            tracing::info!(signal = name, "ending");
+            agent.end(args, args.detach_on_exit).await?;
+            Ok(Ending::Ended)
+        }
+        Summons::Heir(heir) => {
+            tracing::info!("handing over to another agent");
+            let sockets = agent.end(args, false).await?;
+            Ok(Ending::HandedOver(heir, sockets))
+        }
+    }
 }
 
 /// SIGINT and SIGTERM.

@@ -2,6 +2,7 @@
 //! start, and what changes from then on.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -26,6 +27,9 @@ pub(super) enum Objects {
     Cluster { source: Box<kubernetes::Source>, connection: kubernetes::Connection },
 }
 
+/// A source, and what it said at first.
+pub(super) type Read = (Objects, FirstRead);
+
 /// What was read first.
 #[derive(Debug)]
 pub(super) struct FirstRead {
@@ -41,10 +45,7 @@ pub(super) struct FirstRead {
 impl Objects {
     /// Opens the source and reads all of it. With an API server this takes until it answers,
     /// unless an earlier agent's objects are known.
-    pub(super) async fn read(
-        args: &AgentArgs,
-        health: &WatchHealth,
-    ) -> anyhow::Result<(Self, FirstRead)> {
+    pub(super) async fn read(args: &AgentArgs, health: &WatchHealth) -> anyhow::Result<Read> {
         match &args.manifests {
             Some(manifests) => {
                 // What the node's agent in a cluster remembers is older than what goes on from here.
@@ -63,21 +64,46 @@ impl Objects {
                 let (node_name, is_remembered) = (None, false);
                 Ok((source, FirstRead { changes, has_problems, node_name, is_remembered }))
             }
-            None => Self::read_cluster(args, health).await,
+            None => {
+                let journal = kubernetes::journal_path(&args.node.run_dir());
+                Self::read_cluster(args, journal, health).await
+            }
+        }
+    }
+
+    /// The same while another agent has the node and its journal: `None` where it is read quickly enough
+    /// afterwards. What an earlier agent knew is not read, so this waits for the API server.
+    pub(super) async fn read_beside(
+        args: &AgentArgs,
+        health: &WatchHealth,
+    ) -> anyhow::Result<Option<Read>> {
+        if args.manifests.is_some() {
+            return Ok(None);
+        }
+        let journal = kubernetes::heirs_journal_path(&args.node.run_dir());
+        uninstall::remove_file(&journal)?;
+        Self::read_cluster(args, journal, health).await.map(Some)
+    }
+
+    /// Keeps what is in force where the agent that has the node does.
+    pub(super) fn settle(&mut self, args: &AgentArgs) {
+        if let Self::Cluster { source, .. } = self {
+            source.settle(kubernetes::journal_path(&args.node.run_dir()));
         }
     }
 
     async fn read_cluster(
         args: &AgentArgs,
+        journal: PathBuf,
         health: &WatchHealth,
-    ) -> anyhow::Result<(Self, FirstRead)> {
+    ) -> anyhow::Result<Read> {
         let node_name = node_name(args)?;
         let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         let connection = kubernetes::connect(&access).await?;
         tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
         let options = kubernetes::SourceOptions {
             survey: args.discovery_interval,
-            journal: kubernetes::journal_path(&args.node.run_dir()),
+            journal,
             node_name: Arc::clone(&node_name),
         };
         let mut source = kubernetes::Source::begin(connection.clone(), &options, health.clone());

@@ -49,9 +49,12 @@ const CHANGES_MAX: usize = 4;
 pub(super) async fn start(
     args: &AgentArgs,
     log: AuditLog,
-    Asked { questions, demands, shared }: Asked,
+    Asked { questions, demands, shared, sockets, read }: Asked,
 ) -> anyhow::Result<Agent> {
-    let (source, first) = Objects::read(args, &shared.watches).await?;
+    let (source, first) = match read {
+        Some(read) => read,
+        None => Objects::read(args, &shared.watches).await?,
+    };
     let FirstRead { changes, has_problems, node_name, is_remembered } = first;
     let objects = changes.upserts.len();
     let is_in_cluster = node_name.is_some();
@@ -100,6 +103,7 @@ pub(super) async fn start(
     .await
     .context("cannot start the DNS proxy")?;
     let _ = shared.proxy.set((proxy.counters(), proxy.stages()));
+    proxy.adopt(sockets).await;
 
     let earlier = datapath.inherited().iter().chain(datapath.endpoints());
     let inherited: BTreeMap<u32, EndpointRow> =
@@ -164,6 +168,7 @@ pub(super) async fn start(
         waiting: Waiting::default(),
         windows: Windows::default(),
         tasks: Vec::new(),
+        records: None,
         reporting,
         hooks: HookReport::default(),
         ready_file: args.ready_file.clone(),
@@ -210,6 +215,7 @@ pub(super) async fn start(
         Unknown::Go
     };
     agent.apply_first(&mut books, effects, unknown).await?;
+    agent.proxy.forget_adopted().await;
     Agent::forget_names(&mut books, leftover_names.into_keys());
 
     let (send, changes) = mpsc::channel(CHANGES_MAX);
@@ -219,7 +225,9 @@ pub(super) async fn start(
     let (send, towns) = mpsc::channel(TOWNS_MAX);
     agent.inbox.towns = towns;
     agent.tasks.push(tokio::spawn(watcher.follow(wanted_seen, send)));
-    flows::follow(events, log).context("cannot start the thread that reads the kernel's events")?;
+    let records = flows::follow(events, log);
+    agent.records =
+        Some(records.context("cannot start the thread that reads the kernel's events")?);
     agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep(shared.cni.clone()))));
     // Whoever reads the log may ask at once.
     if let Some(path) = &args.ready_file {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use namegate_dns_proxy::Proxy;
+use namegate_dns_proxy::{Proxy, Sockets};
 use namegate_egress_bpf::abi::NameKey;
 use namegate_egress_bpf::compile::NameWrites;
 use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook};
@@ -34,12 +34,14 @@ use crate::cni::desk::{Demand, Waiting, Wish};
 use crate::cni::protocol::Attachment;
 use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
+use crate::flows::Follower;
 use crate::hooks::HookReport;
 use crate::kubernetes::{NodeView, Reporting};
 use crate::metrics::{Metrics, Step};
 use crate::remembered::{Keeper, Pods};
 use crate::source::{Changes, Problem};
 use crate::state::{Claim, Effects, EndpointEffect, Event, State};
+use crate::succession::{Heir, Heirs};
 use crate::{clock, cni, ready_file, uninstall};
 
 /// How often dead flows are removed and live ones asked which addresses they use.
@@ -80,12 +82,22 @@ pub(super) struct Agent {
     pub(super) waiting: Waiting,
     pub(super) windows: Windows,
     pub(super) tasks: Vec<JoinHandle<()>>,
+    /// Reads the kernel's records, from the end of the start on.
+    pub(super) records: Option<Follower>,
     /// Who reports what is in force, and what they know of it.
     pub(super) reporting: Option<(Reporting, NodeView)>,
     pub(super) hooks: HookReport,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) phase: PhaseCell,
     pub(super) wall: WallWatch,
+}
+
+/// Why the work ends.
+pub(super) enum Summons {
+    /// A signal of this name.
+    Signal(&'static str),
+    /// Another agent that is to go on.
+    Heir(Heir),
 }
 
 /// What the owner has to do.
@@ -112,8 +124,12 @@ struct Told {
 }
 
 impl Agent {
-    /// Works until a signal comes, and says which.
-    pub(super) async fn work(&mut self, signals: &mut Signals) -> anyhow::Result<&'static str> {
+    /// Works until it is to end, and says why.
+    pub(super) async fn work(
+        &mut self,
+        signals: &mut Signals,
+        heirs: &mut Heirs,
+    ) -> anyhow::Result<Summons> {
         let mut sweep = tokio::time::interval(SWEEP);
         let mut upkeep = tokio::time::interval(UPKEEP);
         let mut hooks = tokio::time::interval(HOOKS);
@@ -128,7 +144,8 @@ impl Agent {
                 until(self.shelf.lay(books)).max(EXPIRY_STEP.saturating_sub(expired_at.elapsed()));
             // In no order: what is due again and again leaves the rest its turn.
             let task = tokio::select! {
-                name = signals.next() => return Ok(name),
+                name = signals.next() => return Ok(Summons::Signal(name)),
+                heir = heirs.next() => return Ok(Summons::Heir(heir)),
                 _ = hooks.tick(), if looking.is_none() => Task::LookAtHooks,
                 found = seen(&mut looking) => Task::Hooks(found?),
                 task = self.inbox.next() => task,
@@ -171,8 +188,13 @@ impl Agent {
         }
     }
 
-    /// Ends in order: enforcement stays pinned unless asked otherwise.
-    pub(super) async fn end(mut self, args: &AgentArgs) -> anyhow::Result<()> {
+    /// Ends in order, and gives back the sockets of lookups: enforcement stays pinned unless it
+    /// `detaches`.
+    pub(super) async fn end(
+        mut self,
+        args: &AgentArgs,
+        detaches: bool,
+    ) -> anyhow::Result<Vec<Sockets>> {
         for task in self.tasks.drain(..) {
             task.abort();
             // What it has in hand on another thread is done, or undone by what follows, not beside it.
@@ -183,14 +205,14 @@ impl Agent {
             }
         }
         if let Some((reporting, _)) = self.reporting.take() {
-            reporting.end(args.detach_on_exit).await;
+            reporting.end(detaches).await;
         }
-        let Self { proxy, shelf, keeper, inbox, .. } = self;
+        let Self { proxy, shelf, keeper, inbox, records, .. } = self;
         let mut lessons = inbox.lessons;
-        let mut drained = pin!(proxy.shutdown());
-        loop {
+        let mut drained = pin!(proxy.hand_over());
+        let sockets = loop {
             tokio::select! {
-                () = &mut drained => break,
+                sockets = &mut drained => break sockets,
                 // Lookups under way still learn.
                 Some(request) = lessons.recv() => {
                     let mut books = shelf.take()?;
@@ -198,16 +220,17 @@ impl Agent {
                     shelf.lay(books);
                 }
             }
-        }
+        };
+        drop(records);
         let books = shelf.take()?;
-        keeper.end((!args.detach_on_exit).then(|| pods(&books.state)));
-        if !args.detach_on_exit {
+        keeper.end((!detaches).then(|| pods(&books.state)));
+        if !detaches {
             tracing::info!(
                 pins = %args.node.pin_dir.display(),
                 "enforcement goes on; `namegate uninstall` ends it"
             );
         }
-        if args.detach_on_exit {
+        if detaches {
             books
                 .apply
                 .into_kernel()
@@ -216,7 +239,7 @@ impl Agent {
             uninstall::clean(&args.node).await?;
             tracing::info!("the node is as it was");
         }
-        Ok(())
+        Ok(sockets)
     }
 
     /// Applies the first effects: here a port in use or an interface that takes no program is the

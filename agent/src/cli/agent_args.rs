@@ -137,6 +137,10 @@ pub struct AgentArgs {
     /// Remove everything from the node at the end, as if the agent had never run
     #[arg(long, env = "NAMEGATE_DETACH_ON_EXIT")]
     pub detach_on_exit: bool,
+    /// Go on with the lookups of an agent that runs on this node, which ends its work then, in place of
+    /// refusing to start beside it
+    #[arg(long, env = "NAMEGATE_TAKE_OVER")]
+    pub take_over: bool,
     /// Write the agent's process number here once everything of the first read is enforced
     #[arg(long, env = "NAMEGATE_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

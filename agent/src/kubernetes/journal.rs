@@ -33,6 +33,11 @@ pub fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("objects.journal")
 }
 
+/// Where an agent keeps its journal that reads the cluster while another one has the node.
+pub fn heirs_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("objects-heir.journal")
+}
+
 /// Where a journal is written before it replaces another one.
 pub fn draft(path: &Path) -> PathBuf {
     path.with_extension("journal.draft")
@@ -90,6 +95,15 @@ impl Journal {
                 journal.rewrite(memory.as_ref())?;
             }
             Ok(())
+        });
+    }
+
+    /// Puts the journal in the place of the one at `path`.
+    pub(super) fn settle(&mut self, path: PathBuf) {
+        let from = std::mem::replace(&mut self.path, path);
+        self.try_to("put in its place", |journal| match &journal.file {
+            Some(_) => fs::rename(&from, &journal.path),
+            None => Err(io::Error::other("it could not be begun")),
         });
     }
 

@@ -24,7 +24,7 @@ mod watch;
 pub use client::{Access, ConnectError, Connection, connect};
 pub use definitions::definitions;
 pub use health::WatchHealth;
-pub use journal::{draft as journal_draft, path as journal_path};
+pub use journal::{draft as journal_draft, heirs_path as heirs_journal_path, path as journal_path};
 pub use kinds::{Presence, WATCHED, Watched};
 pub use source::{First, Source, SourceOptions};
 pub use status::{Facts, NodeView, Options as ReportOptions, Reporting};

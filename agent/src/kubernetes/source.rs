@@ -117,6 +117,11 @@ impl Source {
         source
     }
 
+    /// Keeps objects at `journal` from here on, in the place of what is there.
+    pub fn settle(&mut self, journal: PathBuf) {
+        self.journal.settle(journal);
+    }
+
     /// What is told of policies and nodes for their status.
     pub fn facts(&self) -> latest::Receiver<Facts> {
         self.facts.subscribe()

@@ -1,21 +1,48 @@
 //! Binding the proxy's addresses, with errors that name them.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 
 use crate::config::StartError;
 use crate::record::Transport;
 
 /// The sockets of one address: a UDP socket for each worker, among which the kernel spreads the pods'
-/// sockets, and a TCP socket.
-pub(super) struct Bound {
-    pub(super) address: SocketAddr,
-    pub(super) udp: Vec<UdpSocket>,
-    pub(super) tcp: TcpListener,
+/// sockets, and a TCP socket. What pods send waits in them for as long as anybody has them.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The address.
+    pub address: SocketAddr,
+    /// The sockets for UDP.
+    pub udp: Vec<UdpSocket>,
+    /// The socket for TCP.
+    pub tcp: TcpListener,
+}
+
+impl Sockets {
+    /// The same sockets once more.
+    pub(super) fn again(&self) -> Result<Self, StartError> {
+        let failed = |transport| {
+            move |source| StartError::Listen { address: self.address, transport, source }
+        };
+        let udp = self.udp.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
+        Ok(Self {
+            address: self.address,
+            udp: udp.map_err(failed(Transport::Udp))?,
+            tcp: self.tcp.try_clone().map_err(failed(Transport::Tcp))?,
+        })
+    }
+
+    /// Sees to it that each of so many workers has one.
+    pub(super) fn complete(mut self, workers: usize) -> Result<Self, StartError> {
+        while self.udp.len() < workers {
+            let bound = bind_udp(self.address);
+            self.udp.push(bound.map_err(|source| error(self.address, Transport::Udp, source))?);
+        }
+        Ok(self)
+    }
 }
 
 /// Room for bursts while the worker is busy; the system may grant less.
@@ -27,7 +54,7 @@ const BACKLOG: i32 = 256;
 const ANY_PORT_ATTEMPTS: u32 = 16;
 
 /// Binds both transports on `address`, UDP for so many workers; where its port is 0, on one free port.
-pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
+pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<Sockets, StartError> {
     let mut attempts = if address.port() == 0 { ANY_PORT_ATTEMPTS } else { 1 };
     loop {
         attempts -= 1;
@@ -38,17 +65,13 @@ pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<Bound, StartEr
     }
 }
 
-fn bind_once(address: SocketAddr, workers: usize) -> Result<Bound, StartError> {
+fn bind_once(address: SocketAddr, workers: usize) -> Result<Sockets, StartError> {
     let failed = |source| error(address, Transport::Udp, source);
     let first = bind_udp(address).map_err(failed)?;
     let bound = first.local_addr().map_err(failed)?;
     // Before the other workers' sockets: it is TCP that finds another agent on the port.
     let tcp = bind_tcp(bound).map_err(|source| error(bound, Transport::Tcp, source))?;
-    let mut udp = vec![first];
-    for _ in 1..workers {
-        udp.push(bind_udp(bound).map_err(failed)?);
-    }
-    Ok(Bound { address: bound, udp, tcp })
+    Sockets { address: bound, udp: vec![first], tcp }.complete(workers)
 }
 
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -76,7 +99,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {

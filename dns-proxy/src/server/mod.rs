@@ -13,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -27,11 +28,13 @@ use crate::counters::Counters;
 use crate::exchange::{Ask, Conclusion, Core, Resolution};
 use crate::learner::{self, Learner};
 use crate::limits::Loads;
-use crate::record::DecisionLog;
+use crate::record::{DecisionLog, Transport};
 use crate::resolve::servers::Servers;
 use crate::resolve::tcp::TcpUpstream;
 use crate::server::worker::{Order, Worker};
 use crate::stages::Stages;
+
+pub use listen::Sockets;
 
 /// What the proxy works with: the node's endpoints, the kernel's maps, the audit log.
 #[derive(Clone)]
@@ -54,6 +57,8 @@ pub struct Proxy {
 #[derive(Default)]
 struct Slots {
     running: BTreeMap<u8, Running>,
+    /// Sockets of an earlier proxy, for slots that are added later.
+    adopted: BTreeMap<SocketAddr, Sockets>,
     /// The number of the next listening address.
     line: u16,
 }
@@ -61,6 +66,8 @@ struct Slots {
 /// The listeners of one slot.
 struct Running {
     listening: Vec<SocketAddr>,
+    /// The same sockets that workers and tasks serve, for the next proxy.
+    kept: Vec<Sockets>,
     lines: Vec<u16>,
     workers: Arc<[Worker]>,
     stop: watch::Sender<bool>,
@@ -117,11 +124,20 @@ impl Proxy {
             return Err(StartError::SlotTaken { slot: resolver.slot });
         }
         // Everything is bound before anything runs, so that an error leaves nothing behind.
-        let all = resolver
-            .listen
-            .iter()
-            .map(|address| listen::bind(*address, self.workers.len()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut all, mut kept) = (Vec::new(), Vec::new());
+        for address in &resolver.listen {
+            let sockets = match slots.adopted.remove(address) {
+                Some(sockets) => sockets.complete(self.workers.len()),
+                None => listen::bind(*address, self.workers.len()),
+            }?;
+            kept.push(sockets.again()?);
+            let tcp = TcpListener::from_std(sockets.tcp).map_err(|source| StartError::Listen {
+                address: sockets.address,
+                transport: Transport::Tcp,
+                source,
+            })?;
+            all.push((sockets.address, sockets.udp, tcp));
+        }
         let servers = Arc::new(Servers::new(resolver.resolver, &resolver.alternatives));
         let (stop, stopped) = watch::channel(false);
         let (guard, drained) = mpsc::channel(1);
@@ -136,24 +152,40 @@ impl Proxy {
         };
         let mut running = Running {
             listening: Vec::new(),
+            kept,
             lines: Vec::new(),
             workers: Arc::clone(&self.workers),
             stop,
             tasks: Vec::new(),
             drained,
         };
-        for bound in all {
-            running.listening.push(bound.address);
-            running.lines.push(slots.line);
-            for (worker, listener) in self.workers.iter().zip(bound.udp) {
-                worker.order(Order::Serve(slots.line, listener, Box::new(slot.clone())));
+        for (address, udp, tcp) in all {
+            running.listening.push(address);
+            let mut udp = udp.into_iter().peekable();
+            // Adopted ones may be more than there are workers.
+            while udp.peek().is_some() {
+                running.lines.push(slots.line);
+                for (worker, listener) in self.workers.iter().zip(udp.by_ref()) {
+                    worker.order(Order::Serve(slots.line, listener, Box::new(slot.clone())));
+                }
+                slots.line = slots.line.wrapping_add(1);
             }
-            slots.line = slots.line.wrapping_add(1);
-            running.tasks.push(tcp::spawn(slot.clone(), bound.tcp));
+            running.tasks.push(tcp::spawn(slot.clone(), tcp));
         }
         tracing::info!(slot = resolver.slot, resolver = %resolver.resolver, listening = ?running.listening, "standing in for a resolver");
         slots.running.insert(resolver.slot, running);
         Ok(())
+    }
+
+    /// Takes the sockets of an earlier proxy, for slots that listen where they do.
+    pub async fn adopt(&self, sockets: Vec<Sockets>) {
+        let sockets = sockets.into_iter().map(|sockets| (sockets.address, sockets));
+        self.slots.lock().await.adopted.extend(sockets);
+    }
+
+    /// Closes adopted sockets that no slot took.
+    pub async fn forget_adopted(&self) {
+        self.slots.lock().await.adopted.clear();
     }
 
     /// Stops standing in for the resolver of `slot` and lets its queries end; says whether there was
@@ -185,13 +217,21 @@ impl Proxy {
 
     /// Takes no more queries, lets those under way end, and ends.
     pub async fn shutdown(self) {
-        let slots = std::mem::take(&mut self.slots.lock().await.running);
-        for running in slots.values() {
+        drop(self.hand_over().await);
+    }
+
+    /// The same, and gives its sockets to whoever is to serve them: queries that come meanwhile wait.
+    pub async fn hand_over(self) -> Vec<Sockets> {
+        let mut slots = std::mem::take(&mut self.slots.lock().await.running);
+        let mut sockets = Vec::new();
+        for running in slots.values_mut() {
             running.stop();
+            sockets.append(&mut running.kept);
         }
         for (_, running) in slots {
             running.drain(self.core.timeouts.drain).await;
         }
+        sockets
     }
 }
 

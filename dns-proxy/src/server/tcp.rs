@@ -20,6 +20,9 @@ use crate::reply;
 /// Pause after the system refused a connection for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection may take for its first query where the proxy stops.
+const LAST_QUERY: Duration = Duration::from_secs(1);
+
 /// Starts accepting on `listener`.
 pub(super) fn spawn(slot: Slot, listener: TcpListener) -> JoinHandle<()> {
     tokio::spawn(async move {
@@ -76,11 +79,15 @@ async fn serve(slot: &Slot, mut stream: TcpStream, source: SocketAddr) -> io::Re
     let mut under_way = JoinSet::new();
     let mut is_reading = true;
     let mut active = Instant::now();
+    // When the proxy stops, whoever connected to ask and did not yet, may.
+    let (mut has_asked, mut closes_at) = (false, None);
     loop {
         while under_way.len() < limits.pipelined as usize
             && let Some(message) = framer.next()
         {
             active = Instant::now();
+            has_asked = true;
+            is_reading &= closes_at.is_none();
             match admit(slot, &message, source) {
                 Admission::Drop => {}
                 Admission::Reply(reply) => write(&mut stream, &reply, timeouts.tcp_write).await?,
@@ -108,7 +115,13 @@ async fn serve(slot: &Slot, mut stream: TcpStream, source: SocketAddr) -> io::Re
                     is_reading = false;
                 }
             }
-            () = stopped(&mut stop), if is_reading => is_reading = false,
+            () = stopped(&mut stop), if is_reading && closes_at.is_none() => {
+                is_reading = !has_asked;
+                closes_at = Some(Instant::now() + LAST_QUERY);
+            }
+            () = tokio::time::sleep_until(closes_at.unwrap_or(active)), if is_reading && closes_at.is_some() => {
+                is_reading = false;
+            }
             () = tokio::time::sleep_until(active + timeouts.tcp_idle), if under_way.is_empty() => {
                 return Err(io::ErrorKind::TimedOut.into());
             }

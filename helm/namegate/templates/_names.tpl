@@ -21,6 +21,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/* "true" where the next agent of a node starts beside the one that runs. */}}
+{{- define "namegate.surges" -}}
+{{- $surge := ne (toString .Values.updateStrategy.maxSurge) "0" -}}
+{{- if eq $surge (ne (toString .Values.updateStrategy.maxUnavailable) "0") -}}
+{{- fail "updateStrategy: one of maxSurge and maxUnavailable is 0, and the other is not" -}}
+{{- end -}}
+{{- if $surge -}}true{{- end -}}
+{{- end -}}
+
 {{- define "namegate.selector" -}}
 app.kubernetes.io/name: {{ include "namegate.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

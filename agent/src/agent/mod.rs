@@ -127,11 +127,14 @@ async fn take_place(
         lock = succession::wait_for_lock(&run_dir) => return Ok(alone(lock?, Vec::new())),
         read = Objects::read_beside(args, watches) => read?,
     };
-    let place = succession::succeed(&run_dir).await?;
-    let read = read.map(|(mut objects, first)| {
-        objects.settle(args);
-        (objects, first)
-    });
+    let mut place = succession::succeed(&run_dir).await?;
+    let read = match read {
+        Some((mut objects, first)) => {
+            objects.settle(args, &mut place.lock)?;
+            Some((objects, first))
+        }
+        None => None,
+    };
     Ok((place, read))
 }
 
@@ -140,7 +143,7 @@ async fn take_place(
 fn serve_term(
     args: &AgentArgs,
     runtime: &Runtime,
-    Seat { place: Place { lock, sockets, former }, watches, read }: Seat,
+    Seat { place: Place { mut lock, sockets, former }, watches, read }: Seat,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<Vec<Sockets>>> {
     let hosts = args.map.hosts()?;
@@ -170,7 +173,7 @@ fn serve_term(
     };
     let server = Server::start(&args.places(), routers, beside)?;
     let asked = Asked { questions, demands, shared, sockets, read };
-    let outcome = runtime.block_on(serve(args, log, asked, former, signals));
+    let outcome = runtime.block_on(serve(args, log, asked, (&mut lock, former), signals));
     drop(server);
     if let Some(path) = &args.ready_file {
         uninstall::remove_file(path)?;
@@ -241,14 +244,14 @@ async fn serve(
     args: &AgentArgs,
     log: AuditLog,
     asked: Asked,
-    mut former: Option<Former>,
+    (lock, mut former): (&mut AgentLock, Option<Former>),
     signals: &mut Signals,
 ) -> anyhow::Result<Ending> {
     let before = start::Before::look(args).await?;
     let phase = asked.shared.phase.clone();
     let wanted_back = OptionFuture::from(former.as_mut().map(Former::wants_back));
     let started = tokio::select! {
-        started = start::start(args, log, asked) => started,
+        started = start::start(args, log, asked, lock) => started,
         Some(()) = wanted_back => Err(anyhow!(succession::GOES_ON)),
         name = signals.next() => {
             tracing::info!(signal = name, "ended while starting");

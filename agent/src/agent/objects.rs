@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::work::report_problems;
 use crate::cli::AgentArgs;
 use crate::kubernetes::{self, Access, NodeView, Reporting, WatchHealth};
+use crate::lock::AgentLock;
 use crate::source::{self, Changes, Directory};
 use crate::uninstall;
 
@@ -24,7 +25,22 @@ pub(super) enum Objects {
     /// A directory, followed or not.
     Directory { directory: Box<Directory>, is_followed: bool },
     /// The API server.
-    Cluster { source: Box<kubernetes::Source>, connection: kubernetes::Connection },
+    Cluster(Box<Cluster>),
+}
+
+/// The API server, and what is followed there.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    source: kubernetes::Source,
+    connection: kubernetes::Connection,
+    node_name: Arc<str>,
+}
+
+/// Where objects are kept.
+struct Journal {
+    path: PathBuf,
+    /// Which one was in force last.
+    noted: Option<String>,
 }
 
 /// A source, and what it said at first.
@@ -43,9 +59,13 @@ pub(super) struct FirstRead {
 }
 
 impl Objects {
-    /// Opens the source and reads all of it. With an API server this takes until it answers,
-    /// unless an earlier agent's objects are known.
-    pub(super) async fn read(args: &AgentArgs, health: &WatchHealth) -> anyhow::Result<Read> {
+    /// Opens the source and reads all of it. With an API server this takes until it answers, unless an
+    /// earlier agent's objects are known; `lock` says whether they are what was in force last.
+    pub(super) async fn read(
+        args: &AgentArgs,
+        health: &WatchHealth,
+        lock: &mut AgentLock,
+    ) -> anyhow::Result<Read> {
         match &args.manifests {
             Some(manifests) => {
                 // What the node's agent in a cluster remembers is older than what goes on from here.
@@ -65,8 +85,11 @@ impl Objects {
                 Ok((source, FirstRead { changes, has_problems, node_name, is_remembered }))
             }
             None => {
-                let journal = kubernetes::journal_path(&args.node.run_dir());
-                Self::read_cluster(args, journal, health).await
+                let path = kubernetes::journal_path(&args.node.run_dir());
+                let journal = Journal { path, noted: lock.note().map(str::to_owned) };
+                let cluster = Self::begin(args, journal, health).await?;
+                cluster.note(lock)?;
+                cluster.read().await
             }
         }
     }
@@ -80,35 +103,75 @@ impl Objects {
         if args.manifests.is_some() {
             return Ok(None);
         }
-        let journal = kubernetes::heirs_journal_path(&args.node.run_dir());
-        uninstall::remove_file(&journal)?;
-        Self::read_cluster(args, journal, health).await.map(Some)
+        let path = kubernetes::heirs_journal_path(&args.node.run_dir());
+        uninstall::remove_file(&path)?;
+        let journal = Journal { path, noted: None };
+        Self::begin(args, journal, health).await?.read().await.map(Some)
     }
 
     /// Keeps what is in force where the agent that has the node does.
-    pub(super) fn settle(&mut self, args: &AgentArgs) {
-        if let Self::Cluster { source, .. } = self {
-            source.settle(kubernetes::journal_path(&args.node.run_dir()));
+    pub(super) fn settle(&mut self, args: &AgentArgs, lock: &mut AgentLock) -> anyhow::Result<()> {
+        if let Self::Cluster(cluster) = self {
+            cluster.source.settle(kubernetes::journal_path(&args.node.run_dir()));
+            cluster.note(lock)?;
         }
+        Ok(())
     }
 
-    async fn read_cluster(
+    async fn begin(
         args: &AgentArgs,
-        journal: PathBuf,
+        journal: Journal,
         health: &WatchHealth,
-    ) -> anyhow::Result<Read> {
+    ) -> anyhow::Result<Box<Cluster>> {
         let node_name = node_name(args)?;
         let access = args.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
         let connection = kubernetes::connect(&access).await?;
         tracing::info!(server = connection.server(), node = %node_name, "reading the cluster");
         let options = kubernetes::SourceOptions {
             survey: args.discovery_interval,
-            journal,
+            journal: journal.path,
+            noted: journal.noted,
             node_name: Arc::clone(&node_name),
         };
-        let mut source = kubernetes::Source::begin(connection.clone(), &options, health.clone());
+        let source = kubernetes::Source::begin(connection.clone(), &options, health.clone());
+        Ok(Box::new(Cluster { source, connection, node_name }))
+    }
+
+    /// Begins to report what is in force, where there is anybody to report to.
+    pub(super) fn report(
+        &self,
+        node_name: Option<Arc<str>>,
+        args: &AgentArgs,
+    ) -> Option<(Reporting, NodeView)> {
+        let (Self::Cluster(cluster), Some(node_name)) = (self, node_name) else {
+            return None;
+        };
+        let options = kubernetes::ReportOptions { node_name, lease: args.status_lease };
+        Some(Reporting::begin(cluster.connection.clone(), cluster.source.facts(), &options))
+    }
+
+    /// Hands on what changes from now on; `None` where nothing is followed.
+    pub(super) fn follow(self, changes: mpsc::Sender<Changes>) -> Option<JoinHandle<()>> {
+        match self {
+            Self::Directory { is_followed: false, .. } => None,
+            Self::Directory { directory, .. } => {
+                Some(tokio::spawn(source::follow(*directory, changes)))
+            }
+            Self::Cluster(cluster) => Some(tokio::spawn(cluster.source.follow(changes))),
+        }
+    }
+}
+
+impl Cluster {
+    /// Notes on the node which journal is that of what is in force.
+    fn note(&self, lock: &mut AgentLock) -> anyhow::Result<()> {
+        Ok(lock.set_note(self.source.journal_id())?)
+    }
+
+    async fn read(mut self: Box<Self>) -> anyhow::Result<Read> {
         let kubernetes::First { changes, has_refusals, nodes, is_remembered } =
-            source.first().await;
+            self.source.first().await;
+        let (connection, node_name) = (&self.connection, Arc::clone(&self.node_name));
         if is_remembered {
             tracing::info!(
                 server = connection.server(),
@@ -127,31 +190,7 @@ impl Objects {
             node_name: Some(node_name),
             is_remembered,
         };
-        Ok((Self::Cluster { source: Box::new(source), connection }, first))
-    }
-
-    /// Begins to report what is in force, where there is anybody to report to.
-    pub(super) fn report(
-        &self,
-        node_name: Option<Arc<str>>,
-        args: &AgentArgs,
-    ) -> Option<(Reporting, NodeView)> {
-        let (Self::Cluster { source, connection }, Some(node_name)) = (self, node_name) else {
-            return None;
-        };
-        let options = kubernetes::ReportOptions { node_name, lease: args.status_lease };
-        Some(Reporting::begin(connection.clone(), source.facts(), &options))
-    }
-
-    /// Hands on what changes from now on; `None` where nothing is followed.
-    pub(super) fn follow(self, changes: mpsc::Sender<Changes>) -> Option<JoinHandle<()>> {
-        match self {
-            Self::Directory { is_followed: false, .. } => None,
-            Self::Directory { directory, .. } => {
-                Some(tokio::spawn(source::follow(*directory, changes)))
-            }
-            Self::Cluster { source, .. } => Some(tokio::spawn(source.follow(changes))),
-        }
+        Ok((Objects::Cluster(self), first))
     }
 }
 

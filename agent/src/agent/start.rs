@@ -31,6 +31,7 @@ use crate::dns::{DnsAudit, LessonDesk};
 use crate::endpoints::{Wanted, Watcher};
 use crate::hooks::HookReport;
 use crate::link::{self, ProxyLink};
+use crate::lock::AgentLock;
 use crate::metrics::Counted;
 use crate::remembered::{Keeper, Restored};
 use crate::resolvers::{self, ResolverGroup};
@@ -50,10 +51,11 @@ pub(super) async fn start(
     args: &AgentArgs,
     log: AuditLog,
     Asked { questions, demands, shared, sockets, read }: Asked,
+    lock: &mut AgentLock,
 ) -> anyhow::Result<Agent> {
     let (source, first) = match read {
         Some(read) => read,
-        None => Objects::read(args, &shared.watches).await?,
+        None => Objects::read(args, &shared.watches, lock).await?,
     };
     let FirstRead { changes, has_problems, node_name, is_remembered } = first;
     let objects = changes.upserts.len();

@@ -5,8 +5,9 @@
 //! about; of each object the last line counts. Lines of one event, or of one list, count together and
 //! only once they are settled: half of a change may open what the whole does not. For the same reason
 //! a journal is worth nothing before it says that every kind was read whole, and nothing at all where
-//! a checksum is wrong: each is over everything up to its line. What is read back is parsed and judged
-//! as if the API server had sent it, and is corrected by its first word.
+//! a checksum is wrong: each is over everything up to its line. A journal has an id, which its agent
+//! notes elsewhere: one whose id is not noted is older than what another agent enforced since. What is
+//! read back is parsed and judged as if the API server had sent it, and is corrected by its first word.
 
 mod entry;
 mod memory;
@@ -14,6 +15,7 @@ mod memory;
 mod tests;
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,7 @@ pub fn draft(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
+    id: String,
     about: About,
     /// `None` once it could not be written: half of it is worth nothing.
     file: Option<Pen>,
@@ -56,13 +59,21 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal at `path` over the cluster at `server` and a node, and says what it holds;
-    /// nothing where there is none, where it does not say all, is about another cluster, is damaged, or
-    /// where anybody but the agent may have written it.
-    pub(super) fn open(path: &Path, server: &str, node: &str) -> (Self, Option<Memory>) {
-        let about = About::new(server, node);
+    /// nothing where there is none, where it does not say all, is about another cluster, is damaged,
+    /// where anybody but the agent may have written it, or where its id is not the one that was `noted`.
+    /// It keeps its id for as long as it is believed.
+    pub(super) fn open(
+        path: &Path,
+        server: &str,
+        node: &str,
+        noted: Option<&str>,
+    ) -> (Self, Option<Memory>) {
+        let fresh = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+        let id = noted.map_or_else(|| fresh.clone(), str::to_owned);
         let mut journal = Self {
             path: path.to_owned(),
-            about,
+            about: About::new(server, node, &id),
+            id,
             file: None,
             begun_with: 0,
             rewrite_min: REWRITE_MIN,
@@ -75,8 +86,17 @@ impl Journal {
             None
         });
         let memory = memory.filter(Memory::is_whole);
+        if memory.is_none() {
+            journal.about = About::new(server, node, &fresh);
+            journal.id = fresh;
+        }
         journal.try_to("begun", |journal| journal.rewrite(memory.as_ref()));
         (journal, memory)
+    }
+
+    /// What tells it from other journals.
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Adds entries. What cannot be written ends the journal: the next agent waits for the API server.

@@ -35,6 +35,8 @@ pub struct SourceOptions {
     pub survey: Duration,
     /// Where objects are kept for an agent that starts without an API server.
     pub journal: PathBuf,
+    /// The id of the journal that the last agent on the node kept, if it kept one.
+    pub noted: Option<String>,
     /// The node that this is about.
     pub node_name: Arc<str>,
 }
@@ -83,8 +85,12 @@ impl Source {
     /// Begins to watch, and keeps `health` up to date.
     pub fn begin(connection: Connection, options: &SourceOptions, health: WatchHealth) -> Self {
         let (send, news) = mpsc::channel(NEWS_MAX);
-        let (journal, memory) =
-            Journal::open(&options.journal, &connection.server, &options.node_name);
+        let (journal, memory) = Journal::open(
+            &options.journal,
+            &connection.server,
+            &options.node_name,
+            options.noted.as_deref(),
+        );
         let mut source = Self {
             connection,
             tasks: JoinSet::new(),
@@ -115,6 +121,11 @@ impl Source {
             }
         }
         source
+    }
+
+    /// The id of the journal that is kept: only where it is noted on the node is it believed.
+    pub fn journal_id(&self) -> &str {
+        self.journal.id()
     }
 
     /// Keeps objects at `journal` from here on, in the place of what is there.

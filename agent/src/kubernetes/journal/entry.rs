@@ -9,18 +9,19 @@ use super::super::kinds::Watched;
 
 /// Another number whenever lines mean something else, and when `trim` keeps more of an object than it
 /// did: what it cut off is missing in journals that are there.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Whose objects a journal holds, and who wrote it: the first line.
+/// Whose objects a journal holds, who wrote it, and what tells it from all others: the first line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct About(String);
 
 impl About {
-    pub(super) fn new(server: &str, node: &str) -> Self {
+    pub(super) fn new(server: &str, node: &str, id: &str) -> Self {
         let build = env!("CARGO_PKG_VERSION");
-        Self(
-            json!({"journal": VERSION, "build": build, "server": server, "node": node}).to_string(),
-        )
+        let about = json!({
+            "journal": VERSION, "build": build, "server": server, "node": node, "id": id,
+        });
+        Self(about.to_string())
     }
 
     pub(super) fn text(&self) -> &str {

@@ -42,7 +42,7 @@ struct Place {
 }
 
 impl Memory {
-    /// Reads a journal; `None` where it is about something else. An agent that is killed leaves half a
+    /// Reads a journal; `None` where it is another one. An agent that is killed leaves half a
     /// line at the end, which does not count; anything else that is wrong is an error.
     pub(super) fn read(file: File, about: &About) -> io::Result<Option<Self>> {
         check(&file)?;
@@ -66,6 +66,7 @@ impl Memory {
                 let place = Place { at: at + CHECKSUM as u64, length: line.len() };
                 memory.take(serde_json::from_slice(line)?, place);
             } else if line != about.text().as_bytes() {
+                tracing::info!("the objects that are kept are not those that were in force last");
                 return Ok(None);
             }
             is_first = false;

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
@@ -5,14 +6,15 @@ use serde_json::{Value, json};
 use super::super::kinds::{WATCHED, Watched};
 use super::*;
 
-struct Folder(PathBuf);
+/// A folder, and the id of the journal in it that was noted.
+struct Folder(PathBuf, RefCell<Option<String>>);
 
 impl Folder {
     fn new(test: &str) -> Self {
         let name = format!("namegate-journal-{test}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        Self(folder)
+        Self(folder, RefCell::default())
     }
 
     fn path(&self) -> PathBuf {
@@ -21,7 +23,10 @@ impl Folder {
 
     /// The journal over a node, and the pods that it held.
     fn open(&self, node: &str) -> (Journal, Option<Vec<String>>) {
-        let (journal, memory) = Journal::open(&self.path(), "https://api:6443", node);
+        let noted = self.1.borrow_mut().take();
+        let (journal, memory) =
+            Journal::open(&self.path(), "https://api:6443", node, noted.as_deref());
+        self.1.replace(Some(journal.id().to_owned()));
         let name = |object: io::Result<Value>| {
             object.unwrap()["metadata"]["name"].as_str().unwrap().to_owned()
         };
@@ -162,6 +167,36 @@ fn what_others_may_have_written_is_not_believed() {
     let folder = Folder::with_web("others");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o662)).unwrap();
     assert_eq!(folder.open("a").1, None);
+}
+
+#[test]
+fn one_that_is_not_noted_is_older_than_what_is_in_force() {
+    let folder = Folder::with_web("noted");
+    let noted = folder.1.borrow().clone();
+    assert_eq!(folder.open("a").1, names(&["web"]));
+    assert_eq!(*folder.1.borrow(), noted, "it keeps its id");
+    for other in [None, Some("0123456789abcdef".to_owned())] {
+        let folder = Folder::with_web("noted-other");
+        folder.1.replace(other);
+        assert_eq!(folder.open("a").1, None);
+    }
+}
+
+#[test]
+fn one_that_is_put_in_anothers_place_is_the_one_that_counts() {
+    let heirs = Folder::with_web("settles");
+    let (mut journal, _) = heirs.open("a");
+    let folder = Folder::new("settled-here");
+    folder.open("a").0.add(&[put("old"), settled(), Entry::whole()]);
+    journal.settle(folder.path());
+    journal.add(&[put("late"), settled()]);
+    folder.1.replace(Some(journal.id().to_owned()));
+    assert_eq!(folder.open("a").1, names(&["late", "web"]));
+    // One that is lost leaves nothing that is older.
+    let (mut journal, _) = heirs.open("a");
+    journal.file = None;
+    journal.settle(folder.path());
+    assert!(!folder.path().exists());
 }
 
 #[test]

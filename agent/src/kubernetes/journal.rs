@@ -11,6 +11,7 @@
 
 mod entry;
 mod memory;
+mod scribe;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub(super) use entry::Entry;
 use entry::{About, Checksum};
 pub(super) use memory::Memory;
+pub(super) use scribe::Scribe;
 
 /// The largest file that is kept or read.
 const FILE_MAX: u64 = 512 << 20;
@@ -138,14 +140,19 @@ impl Journal {
     fn try_to(&mut self, what: &str, act: impl FnOnce(&mut Self) -> io::Result<()>) {
         let Err(error) = act(self) else { return };
         self.file = None;
-        let path = self.path.display();
+        Self::lose(&self.path, what, &error);
+    }
+
+    /// Takes a journal away that could not be written.
+    fn lose(path: &Path, what: &str, error: &io::Error) {
+        let shown = path.display();
         tracing::warn!(
-            %path, %error,
+            path = %shown, %error,
             "the objects that are in force cannot be kept (the journal was not {what}): an agent that starts without an API server waits for it"
         );
-        match fs::remove_file(&self.path) {
+        match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(%path, %error, "a journal that is not whole stays; remove it");
+                tracing::error!(path = %shown, %error, "a journal that is not whole stays; remove it");
             }
             Ok(()) | Err(_) => {}
         }

@@ -15,7 +15,7 @@ use super::discovery;
 use super::gather::Gathered;
 use super::health::WatchHealth;
 use super::held::{Held, Refusal, Update};
-use super::journal::{Entry, Journal, Memory};
+use super::journal::{Entry, Journal, Memory, Scribe};
 use super::kinds::{Presence, WATCHED, Watched};
 use super::status::Facts;
 use super::trouble::Trouble;
@@ -70,7 +70,7 @@ pub struct Source {
     has_refusals: bool,
     troubles: BTreeMap<Watched, Trouble>,
     health: WatchHealth,
-    journal: Journal,
+    journal: Scribe,
     /// Objects of an earlier agent, of kinds that are not watched yet.
     remembered: BTreeMap<Watched, Held>,
     has_memory: bool,
@@ -103,7 +103,7 @@ impl Source {
             has_refusals: false,
             troubles: BTreeMap::new(),
             health,
-            journal,
+            journal: Scribe::start(journal),
             remembered: BTreeMap::new(),
             has_memory: false,
             lacks_kinds: false,
@@ -145,7 +145,8 @@ impl Source {
         while !self.is_read {
             // The channel cannot end: this value holds a sender.
             tokio::select! {
-                Some(news) = self.news.recv() => self.take(news),
+                Some(news) = self.news.recv(), if self.journal.has_room() => self.take(news),
+                () = self.journal.progress(), if !self.journal.has_room() => {}
                 () = tokio::time::sleep_until(enough), if self.has_memory => break,
             }
         }
@@ -167,7 +168,8 @@ impl Source {
     pub async fn follow(mut self, changes: mpsc::Sender<Changes>) {
         loop {
             tokio::select! {
-                Some(news) = self.news.recv() => self.take(news),
+                Some(news) = self.news.recv(), if self.journal.has_room() => self.take(news),
+                () = self.journal.progress(), if !self.journal.has_room() => {}
                 permit = changes.reserve(), if self.has_word() => match permit {
                     Ok(permit) => {
                         let is_current = self.is_read && !self.is_told;
@@ -222,7 +224,7 @@ impl Source {
             return;
         }
         self.is_read = true;
-        self.journal.add(&[Entry::whole()]);
+        self.journal.add(vec![Entry::whole()]);
     }
 
     fn take(&mut self, news: News) {
@@ -294,7 +296,7 @@ impl Source {
                 "object refused"
             );
         }
-        self.journal.add(&update.entries);
+        self.journal.add(std::mem::take(&mut update.entries));
         self.gathered.add(update);
     }
 }

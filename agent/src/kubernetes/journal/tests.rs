@@ -217,3 +217,23 @@ fn a_journal_that_cannot_be_written_is_taken_away() {
     journal.add(&[gone("web"), settled()]);
     assert!(!folder.path().exists(), "it would bring the pod back");
 }
+
+#[tokio::test]
+async fn a_thread_of_its_own_writes_all_in_order_and_more_than_may_wait() {
+    let folder = Folder::new("scribe");
+    let scribe = Scribe::start(folder.open("a").0);
+    let large = json!({"kind": "Pod", "metadata": {"namespace": "shop", "name": "large"}, "rest": "x".repeat(1 << 20)});
+    for _ in 0..64 {
+        while !scribe.has_room() {
+            scribe.progress().await;
+        }
+        scribe.add(vec![Entry::put(&pods(), &large), settled()]);
+    }
+    scribe.add(vec![put("web"), gone("large"), settled(), Entry::whole()]);
+    let other = folder.0.join("other.journal");
+    scribe.settle(other.clone());
+    assert!(other.exists() && !folder.path().exists());
+    scribe.settle(folder.path());
+    drop(scribe);
+    assert_eq!(folder.open("a").1, names(&["web"]));
+}

@@ -33,8 +33,9 @@ demo-clean: ## Removes a town that KEEP=1 left standing
 	@$(sudo) $(target)/debug/demo clean
 
 .PHONY: test
-test: build ## Runs every test, as root
+test: build ## Runs every test, as root, and renders the chart
 	cargo test --workspace $(as_root)
+	.ci/chart
 
 .PHONY: nightly
 nightly: build ## Holds the three engines against each other over a million random flows, judges five million damaged frames, floods memory with ten million names and flows with two million openings, and revokes ten thousand flows, as root
@@ -87,9 +88,9 @@ bench-path: setup ## Measures packets and verdicts beside other firewalls, as ro
 	@cargo bench --quiet -p namegate-egress-bpf --bench path $(as_root) -- $(ARGS)
 
 .PHONY: check
-check: setup fmt clippy clippy-bpf doc deny chart ## Runs formatting, lints, docs, dependency policy and the chart's lint
+check: setup fmt clippy clippy-bpf doc deny chart alerts ## Runs formatting, lints, docs, dependency policy, and what looks at the chart
 
-.PHONY: fmt clippy clippy-bpf doc deny chart
+.PHONY: fmt clippy clippy-bpf doc deny chart alerts
 fmt:
 	cargo fmt --all --check
 
@@ -115,3 +116,6 @@ deny:
 
 chart:
 	.ci/chart
+
+alerts:
+	.ci/alerts

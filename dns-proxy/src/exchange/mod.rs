@@ -315,6 +315,11 @@ impl Core {
             || self.new_names.admits(&client.endpoint, name, now)
     }
 
+    /// The reply to a query that nobody is there to answer; `None` where not even that can be made.
+    pub(crate) fn abandon(&self, ask: &Ask, now: Timestamp) -> Option<Vec<u8>> {
+        self.guarded(|| self.fail(ask, DnsFailure::Internal, now)).ok()
+    }
+
     fn fail(&self, ask: &Ask, failure: DnsFailure, now: Timestamp) -> Vec<u8> {
         let note = match failure {
             DnsFailure::LearnerFull | DnsFailure::LearnerFailed | DnsFailure::Stale => {

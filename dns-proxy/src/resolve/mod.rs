@@ -9,3 +9,4 @@ pub(crate) mod servers;
 pub(crate) mod sockets;
 pub(crate) mod tcp;
 pub(crate) mod udp;
+pub(crate) mod under_way;

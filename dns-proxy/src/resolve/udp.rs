@@ -1,14 +1,12 @@
 //! The queries under way to one resolver over UDP, on the sockets of one worker.
 
 use std::io;
-use std::sync::Arc;
 
 use namegate_policy::time::Timestamp;
 
-use crate::exchange::{Ask, Core};
-use crate::resolve::exchanges::{Done, Exchanges};
+use crate::exchange::Ask;
+use crate::resolve::exchanges::{Asked, Done, Exchanges, Reach};
 use crate::resolve::ports::PortId;
-use crate::resolve::servers::Servers;
 use crate::resolve::sockets::{Batch, Sockets};
 
 /// Times that queued queries move from a broken socket to the next in one turn.
@@ -23,23 +21,23 @@ pub(crate) struct UdpUpstream {
 }
 
 impl UdpUpstream {
-    pub(crate) fn new(core: Arc<Core>, servers: Arc<Servers>, sockets: Sockets) -> Self {
-        Self {
-            exchanges: Exchanges::new(core, servers),
-            sockets,
-            batch: Batch::new(),
-            broken: Vec::new(),
-        }
+    pub(crate) fn new(exchanges: Exchanges, sockets: Sockets) -> Self {
+        Self { exchanges, sockets, batch: Batch::new(), broken: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.exchanges.is_empty()
     }
 
-    /// Queues the query of `ask`, or lets it join an equal one; an ask that cannot be served comes
-    /// back done. What is queued leaves with [`Self::turn`].
-    pub(crate) fn ask(&mut self, ask: Ask, now: Timestamp) -> Result<(), Done> {
-        self.exchanges.ask(&mut self.sockets, ask, now)
+    /// Queues the query of `ask`, or lets it join an equal one. What is queued leaves with
+    /// [`Self::turn`].
+    pub(crate) fn ask(&mut self, ask: Box<Ask>, reach: Reach, now: Timestamp) -> Asked {
+        self.exchanges.ask(&mut self.sockets, ask, reach, now)
+    }
+
+    /// Gives up all queries; returns who asked them.
+    pub(crate) fn end(&mut self) -> Vec<Ask> {
+        self.exchanges.end()
     }
 
     /// Reads what has arrived on `port`, which is readable or broken, into `done`, and says how many

@@ -1,6 +1,7 @@
 //! The proxy as a running thing: listeners for each resolver slot, started, added, removed, drained.
 
 mod fair;
+mod join;
 mod listen;
 mod pace;
 mod tcp;
@@ -31,7 +32,8 @@ use crate::limits::Loads;
 use crate::record::{DecisionLog, Transport};
 use crate::resolve::servers::Servers;
 use crate::resolve::tcp::TcpUpstream;
-use crate::server::worker::{Order, Worker};
+use crate::resolve::under_way::UnderWay;
+use crate::server::worker::{Order, Service, Worker};
 use crate::stages::Stages;
 
 pub use listen::Sockets;
@@ -107,9 +109,8 @@ impl Proxy {
             shuffles_case: config.shuffles_case,
         });
         let one_each = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let workers = (0..config.workers.unwrap_or_else(one_each).get())
-            .map(|number| Worker::start(number, Arc::clone(&core), Handle::current()))
-            .collect::<Result<_, _>>()?;
+        let count = config.workers.unwrap_or_else(one_each);
+        let workers = Worker::start(count, &core, &Handle::current())?;
         let proxy = Self { core, slots: Mutex::default(), workers };
         for resolver in config.resolvers {
             proxy.add_resolver(resolver).await?;
@@ -165,8 +166,11 @@ impl Proxy {
             // Adopted ones may be more than there are workers.
             while udp.peek().is_some() {
                 running.lines.push(slots.line);
+                let (line, under_way) = (slots.line, Arc::<UnderWay>::default());
                 for (worker, listener) in self.workers.iter().zip(udp.by_ref()) {
-                    worker.order(Order::Serve(slots.line, listener, Box::new(slot.clone())));
+                    let (slot, under_way) = (slot.clone(), Arc::clone(&under_way));
+                    let service = Service { line, listener, under_way, slot };
+                    worker.order(Order::Serve(Box::new(service)));
                 }
                 slots.line = slots.line.wrapping_add(1);
             }

@@ -15,13 +15,15 @@ use tokio::runtime::Handle;
 
 use super::Slot;
 use super::fair::{FairQueue, Waiting};
+use super::join::Join;
+use super::worker::{Desk, Service};
 use crate::batch::{BATCH, Inbox, Outbox};
 use crate::clock;
 use crate::exchange::{Admission, Arrival, Ask, Conclusion, Core, Lecture, Resolution};
 use crate::learner::{LearnError, Learned, Learning, Lesson};
 use crate::poller::{Events, Poller, Ready};
 use crate::record::Transport;
-use crate::resolve::exchanges::{Done, Outcome};
+use crate::resolve::exchanges::{Asked, Done, Exchanges, Outcome, Reach};
 use crate::resolve::sockets::Sockets;
 use crate::resolve::udp::UdpUpstream;
 
@@ -38,6 +40,7 @@ pub(super) struct Lines {
     core: Arc<Core>,
     poller: Poller,
     tasks: Handle,
+    party: Party,
     lines: BTreeMap<u16, Line>,
     /// One for IPv4 and one for IPv6.
     inboxes: [Inbox<SockaddrStorage>; 2],
@@ -45,6 +48,12 @@ pub(super) struct Lines {
     readable: BTreeSet<u16>,
     done: Vec<Done>,
     lessons: Lessons,
+}
+
+/// The workers, of whom this one has a number.
+pub(super) struct Party {
+    pub(super) number: usize,
+    pub(super) desks: Arc<[Desk]>,
 }
 
 /// One listening address.
@@ -95,11 +104,12 @@ fn together(addresses: impl Iterator<Item = usize>) -> usize {
 }
 
 impl Lines {
-    pub(super) fn new(core: Arc<Core>, poller: Poller, tasks: Handle) -> Self {
+    pub(super) fn new(core: Arc<Core>, poller: Poller, tasks: Handle, party: Party) -> Self {
         Self {
             core,
             poller,
             tasks,
+            party,
             lines: BTreeMap::new(),
             inboxes: [Inbox::new(QUERY_MAX), Inbox::new(QUERY_MAX)],
             queue: FairQueue::default(),
@@ -109,15 +119,18 @@ impl Lines {
         }
     }
 
-    pub(super) fn add(&mut self, number: u16, listener: UdpSocket, slot: Slot) {
+    pub(super) fn add(&mut self, service: Service) {
+        let Service { line: number, listener, under_way, slot } = service;
         if let Err(error) = self.poller.add(&listener, Ready::Listener(number)) {
             tracing::error!(%error, "a thread that serves UDP cannot wait for a socket");
         }
         let sockets = Sockets::new(self.poller.clone(), number);
+        let (core, servers) = (Arc::clone(&self.core), Arc::clone(&slot.servers));
+        let exchanges = Exchanges::new(core, servers, under_way, self.party.number);
         let line = Line {
             is_ipv6: listener.local_addr().is_ok_and(|address| address.is_ipv6()),
             listener: Arc::new(listener),
-            exchanges: UdpUpstream::new(Arc::clone(&self.core), Arc::clone(&slot.servers), sockets),
+            exchanges: UdpUpstream::new(exchanges, sockets),
             outbox: Outbox::default(),
             is_stopping: false,
             slot,
@@ -244,11 +257,38 @@ impl Lines {
             Admission::Cached(ask, message) => {
                 line.release(*ask, Resolution::Cache(message), now, number, &mut self.lessons);
             }
-            Admission::Resolve(ask) => {
-                self.queue.begin(source.ip(), now);
-                if let Err(done) = line.exchanges.ask(*ask, now) {
-                    end_all(&mut self.queue, &done);
-                    line.conclude(done, now, number, &mut self.lessons);
+            Admission::Resolve(ask) => self.resolve(number, ask, Reach::All, now),
+        }
+    }
+
+    /// Takes over a query from a worker that found an equal one here. Where that one has come to its
+    /// end meanwhile, this one is asked.
+    pub(super) fn join(&mut self, join: Join, now: Timestamp) {
+        let number = join.line;
+        if self.lines.contains_key(&number)
+            && let Some(ask) = join.take()
+        {
+            self.resolve(number, ask, Reach::Own, now);
+        }
+    }
+
+    fn resolve(&mut self, number: u16, ask: Box<Ask>, reach: Reach, now: Timestamp) {
+        let Some(line) = self.lines.get_mut(&number) else {
+            return;
+        };
+        let client = ask.source.ip();
+        match line.exchanges.ask(ask, reach, now) {
+            Asked::UnderWay => self.queue.begin(client, now),
+            Asked::Done(done) => line.conclude(done, now, number, &mut self.lessons),
+            Asked::Elsewhere(worker, ask) => {
+                let listener = Arc::clone(&line.listener);
+                let join = Box::new(Join::new(number, ask, listener, line.slot.clone()));
+                let returned = match self.party.desks.get(worker) {
+                    Some(desk) => desk.join(join).err(),
+                    None => Some(join),
+                };
+                if let Some(ask) = returned.and_then(|join| join.take()) {
+                    self.resolve(number, ask, Reach::Own, now);
                 }
             }
         }
@@ -317,6 +357,24 @@ impl Lines {
                 send(&core, &listener, &reply, source);
             }
         });
+    }
+}
+
+/// Whoever waits for a worker that ends, be it by a panic, is told so.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let now = clock::now();
+        let lectures = std::mem::take(&mut self.lessons).lectures;
+        for (number, line) in &mut self.lines {
+            let untaught = lectures.iter().filter(|(of, ..)| of == number);
+            let asked = line.exchanges.end();
+            for ask in asked.iter().chain(untaught.map(|(.., lecture)| &lecture.ask)) {
+                if let Some(reply) = self.core.abandon(ask, now) {
+                    line.outbox.push(&reply, Some(ask.source));
+                }
+            }
+            line.flush(&self.core);
+        }
     }
 }
 
@@ -407,7 +465,7 @@ fn end_all(queue: &mut FairQueue, done: &Done) {
 }
 
 /// Sends a reply; one that finds no room is lost like a lost packet, and counted.
-fn send(core: &Core, listener: &UdpSocket, reply: &[u8], source: SocketAddr) {
+pub(super) fn send(core: &Core, listener: &UdpSocket, reply: &[u8], source: SocketAddr) {
     if let Err(error) = listener.send_to(reply, source) {
         core.counters.dropped_send.increment();
         tracing::debug!(%source, %error, "reply not sent");

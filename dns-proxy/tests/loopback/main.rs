@@ -4,6 +4,7 @@
 
 mod cached;
 mod fair;
+mod merged;
 mod messages;
 mod odd;
 mod order;

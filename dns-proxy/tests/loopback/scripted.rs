@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -261,6 +262,8 @@ pub(crate) struct Script {
     pub(crate) cache: CacheLimits,
     pub(crate) alternatives: Vec<SocketAddr>,
     pub(crate) shuffles_case: bool,
+    /// Which of them a pod's socket falls to is chance.
+    pub(crate) workers: NonZeroUsize,
 }
 
 impl Default for Script {
@@ -272,6 +275,7 @@ impl Default for Script {
             cache: CacheLimits::default(),
             alternatives: Vec::new(),
             shuffles_case: false,
+            workers: NonZeroUsize::MIN,
             timeouts: Timeouts {
                 attempt: Duration::from_secs(5),
                 attempts: 2,
@@ -308,8 +312,7 @@ impl Script {
             timeouts: self.timeouts,
             cache: self.cache,
             shuffles_case: self.shuffles_case,
-            // Which worker a pod's socket falls to is chance.
-            workers: Some(std::num::NonZeroUsize::MIN),
+            workers: Some(self.workers),
         };
         let services = Services {
             clients: Arc::clone(&endpoints) as Arc<dyn Clients>,

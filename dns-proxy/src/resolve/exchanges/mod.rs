@@ -3,24 +3,25 @@
 //!
 //! What an attacker who cannot see the traffic has to guess is 16 bits of id and a port of the
 //! ephemeral range, used for a few queries and a moment (see [`crate::resolve::ports`]). Equal
-//! questions share one query, so that a guess has one id to hit. The first message that could be
+//! questions share one query, of whichever worker, so that a guess has one id to hit. The first message that could be
 //! such a guess ends the guessing: the query goes to TCP.
 
 mod attempts;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use namegate_policy::time::Timestamp;
 
 use crate::answer;
+use crate::cache::Key;
 use crate::exchange::{Ask, Core};
 use crate::record::{DnsFailure, Rcode};
 use crate::reply;
 use crate::resolve::entropy::Entropy;
 use crate::resolve::ports::{Issued, PortId, PortTable, Ports};
 use crate::resolve::servers::{Servers, Tried};
+use crate::resolve::under_way::{Leader, Question, UnderWay};
 use crate::wire::{self, HEADER, Header};
 
 /// Messages on one port that fit no query of it, not even as a guess, before all its queries go to
@@ -37,9 +38,9 @@ pub(crate) struct Exchanges {
     entropy: Entropy,
     table: PortTable,
     open: HashMap<u64, Exchange>,
-    /// Open exchanges by the hash of what they ask.
-    equal: HashMap<u64, u64>,
-    hasher: RandomState,
+    under_way: Arc<UnderWay>,
+    /// This worker's number among those that share `under_way`.
+    worker: usize,
     /// When attempts end; in order, as all take equally long.
     attempts: VecDeque<(Timestamp, u64, u32)>,
     /// When a second server is asked.
@@ -53,7 +54,8 @@ struct Exchange {
     asks: Vec<Ask>,
     message: Vec<u8>,
     question_end: usize,
-    equal: u64,
+    /// What it leads; nothing where another query has the question.
+    leads: Option<Question>,
     sent: Vec<Sent>,
     attempts: u32,
     tried: Tried,
@@ -67,6 +69,25 @@ struct Sent {
     port: PortId,
     id: u16,
     at: Timestamp,
+}
+
+/// What became of a query that was to be asked.
+pub(crate) enum Asked {
+    /// It is under way.
+    UnderWay,
+    /// This worker asks the same: the query is to join that one, where [`Reach`] lets it.
+    Elsewhere(usize, Box<Ask>),
+    /// It ended at once.
+    Done(Done),
+}
+
+/// Whose equal query one may join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// That of any worker.
+    All,
+    /// One of the worker that has it.
+    Own,
 }
 
 /// A query that has come to its end over UDP.
@@ -88,15 +109,21 @@ pub(crate) enum Outcome {
 }
 
 impl Exchanges {
-    pub(crate) fn new(core: Arc<Core>, servers: Arc<Servers>) -> Self {
+    /// None yet, of the worker with this number.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        servers: Arc<Servers>,
+        under_way: Arc<UnderWay>,
+        worker: usize,
+    ) -> Self {
         Self {
             core,
             table: PortTable::new(servers.len()),
             servers,
             entropy: Entropy::new(),
             open: HashMap::new(),
-            equal: HashMap::new(),
-            hasher: RandomState::new(),
+            under_way,
+            worker,
             attempts: VecDeque::new(),
             hedges: BTreeSet::new(),
             hedge_credit: HEDGE_BURST * 10,
@@ -109,28 +136,52 @@ impl Exchanges {
         self.open.is_empty()
     }
 
-    /// Sends the query of `ask`, or lets it join an equal one; an ask that cannot be served comes
-    /// back done.
+    /// Sends the query of `ask`, or lets it join an equal one.
     pub(crate) fn ask(
         &mut self,
         ports: &mut impl Ports,
-        ask: Ask,
+        ask: Box<Ask>,
+        reach: Reach,
         now: Timestamp,
-    ) -> Result<(), Done> {
+    ) -> Asked {
         if self.waiting >= self.core.limits.upstream_in_flight as usize {
             self.core.counters.upstream_overloaded.increment();
-            return Err(failed(vec![ask], DnsFailure::Overloaded));
+            return Asked::Done(failed(vec![*ask], DnsFailure::Overloaded));
         }
-        let equal = self.hasher.hash_one(&ask.key);
-        let known = self.equal.get(&equal).and_then(|serial| self.open.get_mut(serial));
-        if let Some(exchange) = known
-            && exchange.asks.first().is_some_and(|first| first.key == ask.key)
-        {
-            self.core.counters.upstream_merged.increment();
-            exchange.asks.push(ask);
-            self.waiting += 1;
-            return Ok(());
+        self.serial += 1;
+        let leader = Leader { worker: self.worker, serial: self.serial };
+        let question = self.under_way.question(&ask.key);
+        let leads = match self.under_way.claim(question, leader) {
+            Ok(()) => Some(question),
+            Err(other) if other.worker != self.worker => match reach {
+                Reach::All => return Asked::Elsewhere(other.worker, ask),
+                Reach::Own => None,
+            },
+            Err(own) => match self.open.get_mut(&own.serial) {
+                Some(exchange) if exchange.asks(&ask.key) => {
+                    self.core.counters.upstream_merged.increment();
+                    exchange.asks.push(*ask);
+                    self.waiting += 1;
+                    return Asked::UnderWay;
+                }
+                Some(_) | None => None,
+            },
+        };
+        let begun = self.begin(ports, *ask, leads, now);
+        if let (Some(question), Asked::Done(_)) = (leads, &begun) {
+            self.under_way.release(question, leader);
         }
+        begun
+    }
+
+    /// Sends the query of `ask` under the newest serial.
+    fn begin(
+        &mut self,
+        ports: &mut impl Ports,
+        ask: Ask,
+        leads: Option<Question>,
+        now: Timestamp,
+    ) -> Asked {
         let mut message = reply::upstream_query(&ask.query, self.core.limits.udp_payload);
         let question_end = HEADER + ask.query.question.len();
         if self.core.shuffles_case
@@ -138,15 +189,14 @@ impl Exchanges {
             && let Err(error) = self.entropy.shuffle_case(name)
         {
             tracing::error!(%error, "query not sent");
-            return Err(failed(vec![ask], DnsFailure::Internal));
+            return Asked::Done(failed(vec![ask], DnsFailure::Internal));
         }
-        self.serial += 1;
         let serial = self.serial;
         let mut exchange = Exchange {
             asks: vec![ask],
             message,
             question_end,
-            equal,
+            leads,
             sent: Vec::with_capacity(1),
             attempts: 0,
             tried: Tried::default(),
@@ -156,12 +206,11 @@ impl Exchanges {
         self.hedge_credit = (self.hedge_credit + HEDGE_TENTHS).min(HEDGE_BURST * 10);
         if let Err(error) = self.attempt(ports, serial, &mut exchange, now) {
             let failure = self.failure(&error);
-            return Err(failed(exchange.asks, failure));
+            return Asked::Done(failed(exchange.asks, failure));
         }
         self.waiting += 1;
-        self.equal.insert(equal, serial);
         self.open.insert(serial, exchange);
-        Ok(())
+        Asked::UnderWay
     }
 
     /// Takes a message that arrived on `port`.
@@ -276,12 +325,24 @@ impl Exchanges {
         }
     }
 
+    /// Gives up all queries of a worker that ends, so that others may ask them: returns who asked.
+    pub(crate) fn end(&mut self) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        for (serial, exchange) in self.open.drain() {
+            if let Some(question) = exchange.leads {
+                self.under_way.release(question, Leader { worker: self.worker, serial });
+            }
+            asks.extend(exchange.asks);
+        }
+        asks
+    }
+
     /// Forgets a query and ends every id that it was sent under.
     fn close(&mut self, ports: &mut impl Ports, serial: u64) -> Option<Exchange> {
         self.end_ids(ports, serial, None);
         let exchange = self.open.remove(&serial)?;
-        if self.equal.get(&exchange.equal) == Some(&serial) {
-            self.equal.remove(&exchange.equal);
+        if let Some(question) = exchange.leads {
+            self.under_way.release(question, Leader { worker: self.worker, serial });
         }
         self.waiting = self.waiting.saturating_sub(exchange.asks.len());
         Some(exchange)
@@ -299,6 +360,11 @@ impl Exchanges {
 }
 
 impl Exchange {
+    /// Whether it asks what has this key.
+    fn asks(&self, key: &Key) -> bool {
+        self.asks.first().is_some_and(|first| first.key == *key)
+    }
+
     /// The question as it was sent.
     fn question(&self) -> &[u8] {
         self.message.get(HEADER..self.question_end).unwrap_or_default()

@@ -11,10 +11,6 @@ use crate::scripted::*;
 
 const QUIET: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
-fn count(stage: &Stage, label: &str) -> u64 {
-    stage.counts().iter().find(|(known, _)| *known == label).map_or(0, |(_, count)| *count)
-}
-
 #[tokio::test]
 async fn flood_whose_answers_never_come_costs_others_nothing() {
     let limits = Limits { client_in_flight: 64, ..Limits::default() };
@@ -39,7 +35,7 @@ async fn flood_whose_answers_never_come_costs_others_nothing() {
     }
     // The last of the flood may not have been looked at yet.
     loud.ask(&mk_query(1, "probe.refused", A)).await;
-    let shed = || count(&stage, "dropped-client-in-flight") + count(&stage, "dropped-client-queue");
+    let shed = || stage.count("dropped-client-in-flight") + stage.count("dropped-client-queue");
     soon(async {
         while shed() < 30 * 100 + 1 - 64 {
             tokio::task::yield_now().await;
@@ -47,7 +43,7 @@ async fn flood_whose_answers_never_come_costs_others_nothing() {
     })
     .await;
     assert_eq!(shed(), 30 * 100 + 1 - 64);
-    assert_eq!(count(&stage, "verdict-allowed"), 30);
+    assert_eq!(stage.count("verdict-allowed"), 30);
 }
 
 /// More than one pod may have under way ahead of its answers: the rest goes out a moment later, though
@@ -80,9 +76,9 @@ async fn rate_of_one_pod_is_its_own() {
         quiet.ask(&mk_query(number, "some.refused", A)).await;
         assert_eq!(id_of(&quiet.reply().await), number);
     }
-    assert!(count(&stage, "dropped-client-rate") > 0, "the flood is over its rate");
-    let answered = count(&stage, "verdict-denied") - 10;
-    assert_eq!(answered + count(&stage, "dropped-client-rate"), 200);
+    assert!(stage.count("dropped-client-rate") > 0, "the flood is over its rate");
+    let answered = stage.count("verdict-denied") - 10;
+    assert_eq!(answered + stage.count("dropped-client-rate"), 200);
 }
 
 #[tokio::test]
@@ -115,7 +111,7 @@ async fn names_made_up_below_a_wildcard_are_refused_beyond_the_budget() {
             assert_eq!(record.failure, Some(DnsFailure::NewNames));
         }
     }
-    assert_eq!(count(&stage, "denied-new-names"), 14);
+    assert_eq!(stage.count("denied-new-names"), 14);
     assert!(stage.resolver.asked.try_recv().is_err(), "nothing of it left the node");
     let free = [
         (&pod, "n0.wild.allowed", "a name that it knows"),
@@ -143,7 +139,7 @@ async fn panic_ends_one_query_over_udp_and_tcp() {
         let reply = tcp.reply().await;
         assert_eq!((id_of(&reply), rcode_of(&reply)), (id, SERVFAIL));
     }
-    assert_eq!(count(&stage, "panics"), 6);
+    assert_eq!(stage.count("panics"), 6);
     pod.ask(&mk_query(9, "fine.allowed", A)).await;
     let asked = stage.resolver.next().await;
     asked.answer(mk_answer(&asked.message, &[a("fine.allowed", 60, 1)])).await;
@@ -160,6 +156,6 @@ async fn learner_that_panics_has_learned_nothing() {
     let reply = pod.reply().await;
     assert_eq!((id_of(&reply), rcode_of(&reply)), (7, SERVFAIL));
     assert_eq!(stage.record().await.rcode, Rcode::SERVFAIL);
-    assert_eq!(count(&stage, "panics"), 1);
-    assert_eq!(count(&stage, "lessons-failed"), 1);
+    assert_eq!(stage.count("panics"), 1);
+    assert_eq!(stage.count("lessons-failed"), 1);
 }

@@ -355,6 +355,11 @@ impl Stage {
         counts.retain(|(_, count)| *count > 0);
         counts
     }
+
+    /// What was counted under `label`.
+    pub(crate) fn count(&self, label: &str) -> u64 {
+        self.counts().iter().find(|(known, _)| *known == label).map_or(0, |(_, count)| *count)
+    }
 }
 
 /// A pod on UDP.

@@ -12,3 +12,4 @@ mod scripted;
 mod slow;
 mod sockets;
 mod upstream;
+mod upstream_tcp;

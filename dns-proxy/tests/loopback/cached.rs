@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use namegate_dns_proxy::learner::Learned;
+use namegate_dns_proxy::learner::{LearnError, Learned};
 use namegate_dns_proxy::record::{DnsFailure, DnsVerdict};
 use namegate_dns_proxy::{CacheLimits, Timeouts};
 
@@ -60,23 +60,23 @@ async fn cache_serves_tcp_and_keeps_names_apart() {
     assert_eq!(stage.resolver.next().await.transport, "tcp", "another type is another question");
 }
 
-#[tokio::test]
-async fn stale_answer_serves_while_the_resolver_is_away() {
-    let mut stage = Script {
+/// Answers are past their time at once and may serve for a minute more, and a silent resolver is given
+/// up after `attempt`.
+fn stale_after(attempt: Duration, script: Script) -> Script {
+    Script {
         cache: CacheLimits {
             serve_stale: Some(Duration::from_secs(60)),
             max: Duration::from_nanos(1),
             ..CacheLimits::default()
         },
-        timeouts: Timeouts {
-            attempt: Duration::from_millis(30),
-            attempts: 1,
-            ..Timeouts::default()
-        },
-        ..Script::default()
+        timeouts: Timeouts { attempt, attempts: 1, ..Timeouts::default() },
+        ..script
     }
-    .start()
-    .await;
+}
+
+#[tokio::test]
+async fn stale_answer_serves_while_the_resolver_is_away() {
+    let mut stage = stale_after(Duration::from_millis(30), Script::default()).start().await;
     let pod = stage.pod().await;
     for _ in 0..2 {
         ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
@@ -92,6 +92,36 @@ async fn stale_answer_serves_while_the_resolver_is_away() {
     assert_eq!(record.verdict, DnsVerdict::Allowed);
     assert_eq!(record.failure, Some(DnsFailure::UpstreamTimeout));
     assert!(record.cached);
+    assert_eq!((stage.count("cache-stale"), stage.count("upstream-timeouts")), (1, 1));
+}
+
+#[tokio::test]
+async fn stale_answer_opens_its_addresses_for_each_identity_first() {
+    let mut stage = stale_after(Duration::from_millis(30), Script::held()).start().await;
+    let other: IpAddr = Ipv4Addr::new(127, 0, 0, 3).into();
+    stage.endpoints.set(other, "web", Arc::new(Rules));
+    let (first, second) = (stage.pod().await, stage.pod_at(other).await);
+    for _ in 0..2 {
+        ask_and_answer(&mut stage, &first, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
+        stage.lesson().await.end(Ok(Learned::default()));
+        first.reply().await;
+        stage.record().await;
+    }
+    for (outcome, rcode) in
+        [(Ok(Learned::default()), NOERROR), (Err(LearnError::Stopped), SERVFAIL)]
+    {
+        second.ask(&mk_query(2, "shop.allowed", A)).await;
+        let held = stage.lesson().await;
+        assert_eq!(held.lesson.client.endpoint.pod.as_ref(), "web");
+        assert_eq!(held.lesson.addresses[0].address, IpAddr::from([192, 0, 2, 1]));
+        second.assert_nothing_came().await;
+        assert_eq!(stage.record().await.verdict, DnsVerdict::Denied, "of the probe");
+        held.end(outcome);
+        let reply = second.reply().await;
+        assert_eq!((id_of(&reply), rcode_of(&reply)), (2, rcode));
+        stage.record().await;
+    }
+    assert_eq!(stage.count("cache-stale"), 2);
 }
 
 /// RFC 2308 section 5.
@@ -142,13 +172,8 @@ async fn no_answer_says_a_ttl_that_the_kernel_does_not_keep() {
 }
 
 #[tokio::test]
-async fn name_that_is_allowed_no_more_is_served_neither_fresh_nor_stale() {
-    let mut stage = Script {
-        cache: CacheLimits { serve_stale: Some(Duration::from_secs(60)), ..CacheLimits::default() },
-        ..Script::default()
-    }
-    .start()
-    .await;
+async fn name_that_is_allowed_no_more_is_not_served_from_the_cache() {
+    let mut stage = Script::default().start().await;
     let pod = stage.pod().await;
     for _ in 0..2 {
         ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
@@ -158,5 +183,22 @@ async fn name_that_is_allowed_no_more_is_served_neither_fresh_nor_stale() {
     pod.ask(&mk_query(3, "shop.allowed", A)).await;
     let reply = pod.reply().await;
     assert_eq!((id_of(&reply), rcode_of(&reply)), (3, REFUSED));
-    assert!(!stage.counts().iter().any(|(label, _)| *label == "cache-hits"));
+    assert_eq!(stage.count("cache-hits"), 0);
+}
+
+#[tokio::test]
+async fn name_that_is_allowed_no_more_is_not_served_stale() {
+    // Long enough for the policy to change between the query and its end.
+    let mut stage = stale_after(Duration::from_secs(2), Script::default()).start().await;
+    let pod = stage.pod().await;
+    for _ in 0..2 {
+        ask_and_answer(&mut stage, &pod, &[a("shop.allowed", 600, 1)], "shop.allowed").await;
+        pod.reply().await;
+    }
+    pod.ask(&mk_query(3, "shop.allowed", A)).await;
+    let _unanswered = stage.resolver.next().await;
+    stage.endpoints.set(POD, "checkout", Arc::new(Nothing));
+    let reply = pod.reply().await;
+    assert_eq!((id_of(&reply), rcode_of(&reply)), (3, REFUSED));
+    assert_eq!((stage.count("upstream-timeouts"), stage.count("cache-stale")), (1, 0));
 }

@@ -82,6 +82,36 @@ async fn rate_of_one_pod_is_its_own() {
 }
 
 #[tokio::test]
+async fn what_is_shed_is_read_by_nobody() {
+    let limits = Limits { client_in_flight: 0, ..Limits::default() };
+    let stage = Script { limits, ..Script::default() }.start().await;
+    let (pod, stranger) =
+        (stage.pod().await, stage.pod_at(Ipv4Addr::new(127, 0, 0, 9).into()).await);
+    let mut two_questions = mk_query(5, "shop.allowed", A);
+    two_questions[5] = 2;
+    let mut response = mk_query(6, "shop.allowed", A);
+    response[2] |= 0x80;
+    let messages: [&[u8]; 4] = [b"short", &[0xff; 100], &two_questions, &response];
+    for message in messages {
+        pod.ask(message).await;
+        stranger.ask(message).await;
+    }
+    let all = [
+        ("messages-udp", 8),
+        ("dropped-unknown-client", 4),
+        // No message has another fault that anyone knows of.
+        ("dropped-client-in-flight", 4),
+    ];
+    soon(async {
+        while stage.counts().iter().map(|(_, count)| count).sum::<u64>() < 16 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(stage.counts(), all);
+}
+
+#[tokio::test]
 async fn names_made_up_below_a_wildcard_are_refused_beyond_the_budget() {
     let limits = Limits { client_new_names: Some(3), ..Limits::default() };
     let mut stage = Script { limits, ..Script::default() }.start().await;

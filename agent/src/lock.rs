@@ -26,7 +26,7 @@ impl AgentLock {
         let failed = |path: &Path, source| PreflightError::RunDir { path: path.to_owned(), source };
         fs::create_dir_all(run_dir).map_err(|source| failed(run_dir, source))?;
         let path = run_dir.join("agent.lock");
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)

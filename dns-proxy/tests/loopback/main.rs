@@ -13,3 +13,4 @@ mod slow;
 mod sockets;
 mod upstream;
 mod upstream_tcp;
+mod workers;

@@ -262,7 +262,7 @@ pub(crate) struct Script {
     pub(crate) cache: CacheLimits,
     pub(crate) alternatives: Vec<SocketAddr>,
     pub(crate) shuffles_case: bool,
-    /// Which of them a pod's socket falls to is chance.
+    /// Threads for UDP; one, because which of several a pod's socket falls to is chance.
     pub(crate) workers: NonZeroUsize,
 }
 

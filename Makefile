@@ -8,6 +8,7 @@ export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/lib/llv
 as_root := $(if $(filter 0,$(shell id -u)),,--config 'target."cfg(unix)".runner=["sudo","-E"]')
 sudo := $(if $(filter 0,$(shell id -u)),,sudo -E)
 deny_version := 0.20.2
+fuzz_version := 0.13.1
 target := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .PHONY: help
@@ -61,6 +62,14 @@ screenshots: build ## Takes the pictures of the service map for the docs, as roo
 .PHONY: burst
 burst: build ## Starts 500 pods through a real CNI, 50 at once, and counts their early packets, as root
 	NAMEGATE_BURST=$(or $(NAMEGATE_BURST),500) cargo test -p namegate-integration --test cni $(as_root) -- --nocapture burst
+
+.PHONY: fuzz
+fuzz: ## Runs each fuzz target for a minute (SECONDS_EACH=600, ARGS='gate answer'); what breaks one stays in fuzz/artifacts
+	@command -v c++ >/dev/null || .ci/setup g++
+	@[[ "$$(cargo fuzz --version 2>/dev/null)" == "cargo-fuzz $(fuzz_version)" ]] || \
+	  { echo 'fuzz: building cargo-fuzz $(fuzz_version)'; \
+	    env -u CARGO_TARGET_DIR cargo install --locked --quiet cargo-fuzz --version $(fuzz_version); }
+	@.ci/fuzz $(or $(SECONDS_EACH),60) $(ARGS)
 
 .PHONY: bench-scale
 bench-scale: build ## Shows one agent 100,000 pods in 5,000 namespaces, as root (NAMEGATE_BIN=... for another agent)

@@ -1,13 +1,25 @@
 //! Domain names as label vectors, parsed once.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// A domain name in wire form (RFC 1035 section 3.1): length-prefixed labels ending in the root
 /// label, ASCII letters folded to lower case, at most 255 octets, any octet inside a label.
 ///
 /// Equality and order compare labels, never text, so a dot inside a label is no separator.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DnsName(Box<[u8]>);
+#[derive(Clone)]
+pub struct DnsName(Octets);
+
+/// Octets of a short name in place: most names are, and reading or keeping one takes no allocation.
+#[derive(Clone)]
+enum Octets {
+    Short { length: u8, octets: [u8; SHORT_MAX] },
+    Long(Box<[u8]>),
+}
+
+/// The longest name that is kept in place.
+const SHORT_MAX: usize = 30;
 
 /// Why octets or text are no domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +48,7 @@ pub enum NameError {
 impl DnsName {
     /// Reads an uncompressed name at the start of `wire` and says how many octets it took.
     pub fn from_wire(wire: &[u8]) -> Result<(Self, usize), NameError> {
-        let mut folded = Vec::with_capacity(64);
+        let mut folded = [0; 255];
         let mut at = 0;
         loop {
             let length = usize::from(*wire.get(at).ok_or(NameError::Truncated)?);
@@ -44,13 +56,12 @@ impl DnsName {
                 return Err(NameError::LabelType);
             }
             let label = wire.get(at..=at + length).ok_or(NameError::Truncated)?;
-            if folded.len() + label.len() > 255 {
-                return Err(NameError::TooLong);
-            }
-            folded.extend(label.iter().map(u8::to_ascii_lowercase));
+            let place = folded.get_mut(at..=at + length).ok_or(NameError::TooLong)?;
+            place.copy_from_slice(label);
+            place.make_ascii_lowercase();
             at += label.len();
             if length == 0 {
-                return Ok((Self(folded.into_boxed_slice()), at));
+                return Ok((Self(Octets::of(&folded[..at])), at));
             }
         }
     }
@@ -82,63 +93,110 @@ impl DnsName {
 
     /// The root: no label at all.
     pub fn root() -> Self {
-        Self(Box::from([0_u8]))
+        Self(Octets::of(&[0]))
     }
 
     /// Whether this is the root.
     pub fn is_root(&self) -> bool {
-        self.0.len() == 1
+        self.as_wire().len() == 1
     }
 
     /// Where each label starts in the wire form, from left to right, without the root label.
     pub(crate) fn label_starts(&self) -> LabelStarts {
-        LabelStarts::of(&self.0)
+        LabelStarts::of(self.as_wire())
     }
 
     /// The labels from right to left, the top-level label first, without the root label.
     pub fn labels_from_right(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = self.label_starts();
+        let (wire, starts) = (self.as_wire(), self.label_starts());
         (0..starts.len()).rev().map(move |index| {
             let at = starts.at(index);
-            let length = usize::from(self.0[at]);
-            &self.0[at + 1..=at + length]
+            let length = usize::from(wire[at]);
+            &wire[at + 1..=at + length]
         })
     }
 
     /// Whether the name lies below `suffix`, at least one label more.
     pub fn is_below(&self, suffix: &Self) -> bool {
-        self.0.len() > suffix.0.len() && self.is_at_or_below(suffix)
+        self.as_wire().len() > suffix.as_wire().len() && self.is_at_or_below(suffix)
     }
 
     /// Whether the name is `suffix` or lies below it.
     pub fn is_at_or_below(&self, suffix: &Self) -> bool {
-        let Some(cut) = self.0.len().checked_sub(suffix.0.len()) else {
+        let (wire, suffix) = (self.as_wire(), suffix.as_wire());
+        let Some(cut) = wire.len().checked_sub(suffix.len()) else {
             return false;
         };
-        self.0[cut..] == *suffix.0 && (cut == self.0.len() - 1 || self.label_starts().contains(cut))
+        wire[cut..] == *suffix && (cut == wire.len() - 1 || self.label_starts().contains(cut))
     }
 
     /// The name made of the labels of this one followed by those of `suffix`.
     pub fn append(&self, suffix: &Self) -> Result<Self, NameError> {
-        let mut wire = self.0[..self.0.len() - 1].to_vec();
-        wire.extend_from_slice(&suffix.0);
+        let own = self.as_wire();
+        let wire = [&own[..own.len() - 1], suffix.as_wire()].concat();
         Self::from_wire(&wire).map(|(name, _)| name)
     }
 
     /// The name in lower-case wire form, root label included.
     pub fn as_wire(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            // No length is beyond the room.
+            Octets::Short { length, octets } => {
+                octets.get(..usize::from(*length)).unwrap_or(octets)
+            }
+            Octets::Long(octets) => octets,
+        }
     }
 
     /// The labels from left to right, without the root label.
     pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest: &[u8] = &self.0;
+        let mut rest = self.as_wire();
         std::iter::from_fn(move || {
             let (&length, tail) = rest.split_first()?;
             let (label, after) = tail.split_at_checked(usize::from(length))?;
             rest = after;
             (!label.is_empty()).then_some(label)
         })
+    }
+}
+
+impl Octets {
+    fn of(wire: &[u8]) -> Self {
+        let mut octets = [0; SHORT_MAX];
+        let room = octets.get_mut(..wire.len());
+        match (room, u8::try_from(wire.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(wire);
+                Self::Short { length, octets }
+            }
+            _ => Self::Long(wire.into()),
+        }
+    }
+}
+
+impl PartialEq for DnsName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_wire() == other.as_wire()
+    }
+}
+
+impl Eq for DnsName {}
+
+impl PartialOrd for DnsName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for DnsName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_wire().cmp(other.as_wire())
+    }
+}
+
+impl Hash for DnsName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_wire().hash(state);
     }
 }
 
@@ -315,6 +373,20 @@ mod tests {
         assert!(DnsName::root().is_at_or_below(&DnsName::root()));
         // The octet 7 of a label looks like the length octet of `example`.
         assert!(!name("a\\007example.com").is_at_or_below(&domain));
+    }
+
+    #[test]
+    fn names_kept_in_place_and_others_are_compared_alike() {
+        let names: Vec<DnsName> = (1..=40).map(|length| name(&"n".repeat(length))).collect();
+        for one in &names {
+            assert_eq!(DnsName::from_wire(one.as_wire()), Ok((one.clone(), one.as_wire().len())));
+            for other in &names {
+                assert_eq!(one.cmp(other), one.as_wire().cmp(other.as_wire()), "{one} {other}");
+                assert_eq!(one == other, one.as_wire() == other.as_wire(), "{one} {other}");
+            }
+        }
+        assert!(names.iter().any(|name| matches!(name.0, Octets::Long(_))));
+        assert_eq!(size_of::<DnsName>(), SHORT_MAX + 2);
     }
 
     #[test]

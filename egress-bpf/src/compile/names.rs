@@ -6,7 +6,7 @@
 //! new table, the class is split first: the split-off class gets the old rules in the old table and
 //! the new ones in the new, so that an address can be moved to it while either is in force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::abi::{Address, Direction, NameEntry, NameKey, PeerKey, PeerKind, RuleSet, TableKey};
 
@@ -54,19 +54,20 @@ pub struct NameBook {
     table: u32,
     classes: BTreeMap<u32, RuleSet>,
     users: BTreeMap<u32, usize>,
-    entries: BTreeMap<Address, NameEntry>,
+    /// A tree of addresses that come in order would take half as much again.
+    entries: HashMap<Address, NameEntry>,
     next: u32,
 }
 
 impl NameBook {
     /// An identity that learned nothing, with `table` in force.
-    pub const fn new(identity: u32, table: u32) -> Self {
+    pub fn new(identity: u32, table: u32) -> Self {
         Self {
             identity,
             table,
             classes: BTreeMap::new(),
             users: BTreeMap::new(),
-            entries: BTreeMap::new(),
+            entries: HashMap::new(),
             next: NO_CLASS + 1,
         }
     }
@@ -84,7 +85,7 @@ impl NameBook {
         self.entries.is_empty()
     }
 
-    /// The addresses held, in order, as they stand in the kernel.
+    /// The addresses held, in no order, as they stand in the kernel.
     pub fn entries(&self) -> impl Iterator<Item = (Address, NameEntry)> {
         self.entries.iter().map(|(address, entry)| (*address, *entry))
     }
@@ -128,6 +129,9 @@ impl NameBook {
     /// Forgets `address`. Adds the writes to `writes`.
     pub fn remove(&mut self, address: Address, writes: &mut NameWrites) {
         if let Some(old) = self.entries.remove(&address) {
+            if self.entries.len() * 4 < self.entries.capacity() {
+                self.entries.shrink_to(self.entries.len() * 2);
+            }
             writes.delete_entries.push(self.name_key(address));
             self.let_go(old.class, writes);
             self.let_go(old.live_class, writes);
@@ -141,7 +145,8 @@ impl NameBook {
         next: u32,
         mut rules: impl FnMut(Address) -> (RuleSet, RuleSet),
     ) -> Result<Retable, ClassesFull> {
-        let mut moved = Self { next: self.next, ..Self::new(self.identity, next) };
+        let entries = HashMap::with_capacity(self.entries.len());
+        let mut moved = Self { next: self.next, entries, ..Self::new(self.identity, next) };
         // Which class stands for (class in the old table, rules in the new one).
         let mut variants: BTreeMap<(u32, RuleSet), u32> = BTreeMap::new();
         let mut before = NameWrites::default();

@@ -55,9 +55,9 @@ pub(super) fn hear(stream: &mut UnixStream) -> io::Result<Option<Sockets>> {
     let mut control = RecvAncillaryBuffer::new(&mut room);
     let slices = &mut [IoSliceMut::new(&mut text)];
     let heard = recvmsg(&*stream, slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let files = control.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(files) => files.collect(),
-        _ => Vec::new(),
+    let files = control.drain().flat_map(|message| {
+        let RecvAncillaryMessage::ScmRights(files) = message else { return Vec::new() };
+        files.collect()
     });
     let mut files: Vec<OwnedFd> = files.collect();
     let said = text.get(..heard.bytes).unwrap_or_default();

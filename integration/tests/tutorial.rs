@@ -1,4 +1,7 @@
-//! The tutorial without a cluster does what it says: its own lines, run in its order.
+//! The tutorials do what they say: their own lines, run in their order; those for clusters by their script.
+
+#[path = "tutorial/clusters.rs"]
+mod clusters;
 
 use std::process::Command;
 use std::thread;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, skip};
 use crate::namespace::Namespace;
 
 /// Where Debian has the reference plugins.
@@ -58,7 +58,10 @@ impl Runtime {
     /// where there are none.
     pub fn new(lab: &Lab, node: &Namespace) -> Result<Option<Self>> {
         if !Path::new(REFERENCE).join("bridge").exists() {
-            eprintln!("SKIPPED: no {REFERENCE}/bridge; install containernetworking-plugins");
+            skip(
+                "a runtime",
+                &format!("no {REFERENCE}/bridge; install containernetworking-plugins"),
+            )?;
             return Ok(None);
         }
         let (lists, programs) = (lab.file("net.d"), lab.file("cni-bin"));

@@ -95,11 +95,16 @@ pub fn can_run(test: &str) -> Result<bool> {
     let Some(reason) = missing() else {
         return Ok(true);
     };
+    skip(test, &reason)?;
+    Ok(false)
+}
+
+/// Says that a test cannot run here; an error when `CI` is set.
+pub fn skip(test: &str, reason: &str) -> Result<()> {
     if env::var_os("CI").is_some_and(|value| !value.is_empty()) {
         bail!("{test} cannot run in CI: {reason}");
     }
-    say_skipped(test, &reason)?;
-    Ok(false)
+    say_skipped(test, reason)
 }
 
 /// Says that a test does not run; the test harness captures `eprintln!` of tests that pass, and this

@@ -156,6 +156,9 @@ fn the_plugin_is_kept_in_the_list_and_taken_out() -> Result<()> {
         std::fs::write(&broken, text)?;
         agent.expect_log(words)?;
         assert_eq!(std::fs::read_to_string(&broken)?, text);
+        let web = &stand.cluster.outpost.web;
+        assert!(web.try_tcp((EVIL.v4, 443).into())?.is_err(), "what is enforced stays");
+        web.try_tcp((ECHO.v4, ECHO_PORT).into())??;
         std::fs::remove_file(&broken)?;
     }
     let said = agent.log().lines().filter(|line| line.contains("is no list:")).count();

@@ -5,8 +5,9 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
+use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL};
 use namegate_integration::kubelet::{SOON, Stand, Start, mk_plugins};
+use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
 use namegate_integration::process::run;
 use serde_json::{Value, json};
@@ -65,6 +66,59 @@ fn both_families_of_the_right_interface_are_under_policy_at_once() -> Result<()>
     }
     stand.runtime.check(&web.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
     agent.check()
+}
+
+#[test]
+fn pods_of_the_reference_plugins_are_judged_at_both_ends_across_nodes() -> Result<()> {
+    let test = "pods_of_the_reference_plugins_are_judged_at_both_ends_across_nodes";
+    let Some(stand) = Stand::new(test)? else { return Ok(()) };
+    let cluster = &stand.cluster;
+    cluster.apply("database.yaml")?;
+    cluster.api.put(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "to-web", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "checkout"}}}]}],
+        },
+    }))?;
+    let mut of_the_town = cluster.start_town()?;
+    let folder = cluster.town.lab.file("ipam").display().to_string();
+    for kind in ["bridge", "ptp"] {
+        stand.runtime.write_list(LIST, &mk_plugins(kind, &folder))?;
+        let mut agent = stand.start(&[])?;
+        let start = |app: &str| -> Result<(Start, IpAddr)> {
+            let start = stand.sandbox(&format!("{kind}-{app}"), app, true)?;
+            let added = stand.runtime.add(&start.sandbox)?;
+            let result = added.map_err(|refused| anyhow!("{refused}"))?;
+            stand.tell_address(&start, &result)?;
+            let address = addresses(&result)?.first().copied().context("no address")?;
+            Ok((start, address))
+        };
+        let ((checkout, _), (free, _), (web, to_web)) =
+            (start("checkout")?, start("free")?, start("web")?);
+
+        let db = (DB.v4, DB_PORT);
+        wait_until("the far end to know whom it lets in", SOON, || checkout.reaches(db))?;
+        assert!(!free.reaches(db)?, "{kind}: denied at the far end");
+        assert!(!web.reaches(db)?, "{kind}: denied at its own end");
+
+        let _listening = listen(&web)?;
+        let to_web = SocketAddr::from((to_web, PORT));
+        wait_until("this end to know whom it lets in", SOON, || {
+            Ok(cluster.town.checkout.try_tcp(to_web)?.is_ok())
+        })?;
+        assert!(checkout.reaches(to_web)?, "{kind}: from the same node as well");
+        assert!(!free.reaches(to_web)?, "{kind}: denied at the end of who is asked");
+        for start in [&checkout, &free, &web] {
+            stand.runtime.del(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
+            cluster.api.delete("Pod", "shop", &start.name)?;
+        }
+        agent.check()?;
+        agent.kill()?;
+    }
+    of_the_town.check()
 }
 
 #[test]

@@ -223,7 +223,10 @@ impl Behind {
 
 fn known(state: &State, pod: &PodRef) -> Arc<KnownPod> {
     let labels = state.pod(pod).map(|pod| Arc::clone(&pod.labels)).unwrap_or_default();
-    let workload = workload(&pod.name, &labels).into();
+    let workload = match workload(&pod.name, &labels) {
+        name if *name == *pod.name => Arc::clone(&pod.name),
+        owner => owner.into(),
+    };
     Arc::new(KnownPod { pod: pod.clone(), labels, workload })
 }
 

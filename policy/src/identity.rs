@@ -57,7 +57,7 @@ pub struct WorkloadLabels {
     /// The pod's service account.
     pub service_account: Arc<str>,
     /// The pod's named ports.
-    pub named_ports: NamedPorts,
+    pub named_ports: Arc<NamedPorts>,
 }
 
 /// Identities in use, counted by the pods that have them.
@@ -167,7 +167,7 @@ mod tests {
             namespace_labels: Arc::default(),
             pod_labels: Arc::new(Labels::from([("app".into(), app.into())])),
             service_account: "default".into(),
-            named_ports: NamedPorts::new(),
+            named_ports: Arc::default(),
         }
     }
 

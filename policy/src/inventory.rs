@@ -35,14 +35,15 @@ pub(crate) struct InventoryChanges {
 #[derive(Debug, Default)]
 pub struct Inventory {
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    pods: BTreeMap<PodRef, KnownPod>,
+    /// In boxes: the nodes of the map are half empty where pods came in order of their names.
+    pods: BTreeMap<PodRef, Box<KnownPod>>,
     services: BTreeMap<ServiceRef, Service>,
     slices: BTreeMap<SliceKey, EndpointSlice>,
     slices_by_service: BTreeMap<ServiceRef, BTreeSet<SliceKey>>,
     nodes: BTreeMap<Arc<str>, Node>,
     cidr_groups: BTreeMap<Arc<str>, CidrGroup>,
     identities: Identities,
-    holders: BTreeMap<IpAddr, BTreeSet<PodRef>>,
+    holders: BTreeMap<IpAddr, Holders>,
     /// Addresses that several pods claim.
     contested: BTreeSet<IpAddr>,
     /// How many nodes have an address.
@@ -60,6 +61,48 @@ struct KnownPod {
     pod: Pod,
     /// `None` for a pod that shares the node's network or is finished.
     identity: Option<Identity>,
+}
+
+/// The pods that claim an address: nearly always one, and a set of one takes room for eleven.
+#[derive(Debug)]
+enum Holders {
+    One(PodRef),
+    /// Two at least.
+    Several(BTreeSet<PodRef>),
+}
+
+impl Holders {
+    fn first(&self) -> Option<&PodRef> {
+        match self {
+            Self::One(pod) => Some(pod),
+            Self::Several(pods) => pods.first(),
+        }
+    }
+
+    fn with(self, pod: PodRef) -> Self {
+        match self {
+            Self::One(holder) if holder == pod => Self::One(pod),
+            Self::One(holder) => Self::Several([holder, pod].into()),
+            Self::Several(mut pods) => {
+                pods.insert(pod);
+                Self::Several(pods)
+            }
+        }
+    }
+
+    /// `None` where nobody is left.
+    fn without(self, pod: &PodRef) -> Option<Self> {
+        match self {
+            Self::One(holder) => (holder != *pod).then_some(Self::One(holder)),
+            Self::Several(mut pods) => {
+                pods.remove(pod);
+                if pods.len() > 1 {
+                    return Some(Self::Several(pods));
+                }
+                pods.pop_first().map(Self::One)
+            }
+        }
+    }
 }
 
 impl Inventory {
@@ -100,17 +143,16 @@ impl Inventory {
 
     /// Removes a pod.
     pub fn remove_pod(&mut self, reference: &PodRef) {
-        let Some(KnownPod { pod, identity }) = self.pods.remove(reference) else { return };
+        let Some(known) = self.pods.remove(reference) else { return };
+        let KnownPod { pod, identity } = *known;
         self.note_pod(&pod);
         for address in &pod.addresses {
-            if let Some(holders) = self.holders.get_mut(address) {
-                holders.remove(reference);
-                if holders.len() < 2 {
+            let Some(holders) = self.holders.remove(address) else { continue };
+            if let Some(left) = holders.without(reference) {
+                if let Holders::One(_) = left {
                     self.contested.remove(address);
                 }
-                if holders.is_empty() {
-                    self.holders.remove(address);
-                }
+                self.holders.insert(*address, left);
             }
         }
         if let Some(identity) = identity {
@@ -224,14 +266,16 @@ impl Inventory {
     /// The pod that an address belongs to. Where several claim it, the first by name has it; see
     /// [`Inventory::conflicts`].
     pub fn pod_at(&self, address: IpAddr) -> Option<(&Pod, Identity)> {
-        let holder = self.holders.get(&address)?.first()?;
-        let known = self.pods.get(holder)?;
+        let known = self.pods.get(self.holders.get(&address)?.first()?)?;
         Some((&known.pod, known.identity?))
     }
 
     /// Addresses that several pods claim, with the pods in order of their names.
     pub fn conflicts(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<PodRef>)> {
-        self.contested.iter().filter_map(|address| Some((*address, self.holders.get(address)?)))
+        self.contested.iter().filter_map(|address| match self.holders.get(address)? {
+            Holders::One(_) => None,
+            Holders::Several(pods) => Some((*address, pods)),
+        })
     }
 
     /// The addresses that pods with an identity of their own and nodes have, in no order.
@@ -362,14 +406,17 @@ impl Inventory {
         self.note_pod(&pod);
         if identity.is_some() {
             for address in &pod.addresses {
-                let holders = self.holders.entry(*address).or_default();
-                holders.insert(reference.clone());
-                if holders.len() > 1 {
+                let holders = match self.holders.remove(address) {
+                    None => Holders::One(reference.clone()),
+                    Some(holders) => holders.with(reference.clone()),
+                };
+                if let Holders::Several(_) = holders {
                     self.contested.insert(*address);
                 }
+                self.holders.insert(*address, holders);
             }
         }
-        self.pods.insert(reference, KnownPod { pod, identity });
+        self.pods.insert(reference, Box::new(KnownPod { pod, identity }));
     }
 
     fn acquire_identity(&mut self, pod: &Pod) -> Option<Identity> {
@@ -386,7 +433,7 @@ impl Inventory {
             namespace_labels,
             pod_labels: Arc::clone(&pod.labels),
             service_account: Arc::clone(&pod.service_account),
-            named_ports: pod.named_ports.clone(),
+            named_ports: Arc::clone(&pod.named_ports),
         };
         Some(self.identities.acquire(labels, &pod.addresses))
     }
@@ -469,7 +516,7 @@ mod tests {
             is_host_network: false,
             is_finished: false,
             addresses: vec![address.parse().unwrap()],
-            named_ports: BTreeMap::new(),
+            named_ports: Arc::default(),
         }
     }
 

@@ -73,7 +73,7 @@ pub struct Pod {
     /// Every address it reports (NP-29).
     pub addresses: Vec<IpAddr>,
     /// The ports that its containers name (NP-17).
-    pub named_ports: NamedPorts,
+    pub named_ports: Arc<NamedPorts>,
 }
 
 /// Port numbers by name and protocol; a name is used once a protocol.

@@ -43,7 +43,7 @@ impl World {
             is_host_network: false,
             is_finished: false,
             addresses: vec![address.parse().unwrap()],
-            named_ports: named.collect::<NamedPorts>(),
+            named_ports: Arc::new(named.collect::<NamedPorts>()),
         });
         self
     }

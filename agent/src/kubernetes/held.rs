@@ -11,6 +11,7 @@ use namegate_policy::object::{self, Object, ObjectError, ObjectRef};
 use namegate_policy::rule::PolicyRef;
 use serde_json::Value;
 
+use super::commons::Commons;
 use super::journal::Entry;
 use super::kinds::Watched;
 use super::raw::Raw;
@@ -61,7 +62,7 @@ pub(super) struct Refusal {
 }
 
 /// Namespace and name; the namespace is empty for a cluster-scoped object.
-type Key = (Box<str>, Box<str>);
+type Key = (Arc<str>, Arc<str>);
 
 /// The objects of one kind.
 #[derive(Debug)]
@@ -71,13 +72,16 @@ pub(super) struct Held {
     /// What a list under way told so far.
     arriving: Option<BTreeMap<Key, Seen>>,
     hasher: RandomState,
+    commons: Commons,
 }
 
+/// One for each object of the cluster: what it costs counts.
 #[derive(Clone, Debug)]
 struct Known {
     /// Stands for the trimmed object; keyed by chance, so that nobody can aim at another's.
     fingerprint: u64,
-    uid: Option<Box<str>>,
+    /// Stands for the object's uid.
+    uid: u64,
     /// What is in force: the version that is known, an earlier one, or what stands in for it.
     reference: Option<ObjectRef>,
     /// Whether what is in force was ever written like that.
@@ -85,13 +89,13 @@ struct Known {
     /// Why the version that is known is refused.
     refused: Option<Arc<Refused>>,
     /// Of a policy, which version is in force.
-    version: Option<Version>,
+    version: Option<Box<Version>>,
 }
 
 /// An object as an event showed it.
 #[derive(Debug)]
 struct Seen {
-    sight: Option<Sight>,
+    sight: Option<Box<Sight>>,
     /// `None` where it says what is known already.
     arrival: Option<Arrival>,
 }
@@ -106,7 +110,13 @@ struct Arrival {
 
 impl Held {
     pub(super) fn new(watched: Watched) -> Self {
-        Self { watched, known: BTreeMap::new(), arriving: None, hasher: RandomState::new() }
+        Self {
+            watched,
+            known: BTreeMap::new(),
+            arriving: None,
+            hasher: RandomState::new(),
+            commons: Commons::default(),
+        }
     }
 
     /// How many objects are known.
@@ -122,8 +132,8 @@ impl Held {
         let mut update = Update::default();
         for object in objects {
             let raw = Raw::from(object?);
-            let key = key(&raw);
-            let arrival = self.arrival(raw, &mut Vec::new());
+            let key = self.key(&raw);
+            let arrival = self.arrival(&key, raw, &mut Vec::new());
             self.settle(key, Seen { sight: None, arrival }, &mut update);
         }
         Ok(update)
@@ -149,8 +159,8 @@ impl Held {
                 update.entries.push(Entry::list(&self.watched));
             }
             watcher::Event::InitApply(raw) => {
-                let key = key(&raw);
-                let seen = self.see(raw, &mut update.entries);
+                let key = self.key(&raw);
+                let seen = self.see(&key, raw, &mut update.entries);
                 if let Some(arriving) = &mut self.arriving {
                     arriving.insert(key, seen);
                 }
@@ -165,17 +175,19 @@ impl Held {
                 for (key, seen) in arrived {
                     self.settle(key, seen, &mut update);
                 }
+                // What grew in the order of its keys is half empty; collected, it is full.
+                self.known = std::mem::take(&mut self.known).into_iter().collect();
                 update.entries.push(Entry::settled(&self.watched));
                 update.is_whole = true;
             }
             watcher::Event::Apply(raw) => {
-                let key = key(&raw);
-                let seen = self.see(raw, &mut update.entries);
+                let key = self.key(&raw);
+                let seen = self.see(&key, raw, &mut update.entries);
                 self.settle(key, seen, &mut update);
                 self.settle_entries(&mut update);
             }
             watcher::Event::Delete(raw) => {
-                let key = key(&raw);
+                let key = self.key(&raw);
                 let known = self.known.remove(&key);
                 self.leave(&key, known, &mut update);
                 self.settle_entries(&mut update);
@@ -196,15 +208,29 @@ impl Held {
         }
     }
 
-    fn see(&self, raw: Raw, entries: &mut Vec<Entry>) -> Seen {
-        Seen { sight: Sight::of(&self.watched, &raw), arrival: self.arrival(raw, entries) }
+    /// The key of an object: the one that is known already, where it is.
+    fn key(&mut self, raw: &Raw) -> Key {
+        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        let mut key = (text(&raw.metadata.namespace), text(&raw.metadata.name));
+        if let Some((known, _)) = self.known.get_key_value(&key) {
+            return known.clone();
+        }
+        self.commons.share_text(&mut key.0);
+        key
+    }
+
+    fn see(&mut self, key: &Key, raw: Raw, entries: &mut Vec<Entry>) -> Seen {
+        Seen {
+            sight: Sight::of(&self.watched, &raw).map(Box::new),
+            arrival: self.arrival(key, raw, entries),
+        }
     }
 
     /// What an object says that is not known already; `entries` keep it for the next agent where it
     /// comes into force.
-    fn arrival(&self, raw: Raw, entries: &mut Vec<Entry>) -> Option<Arrival> {
-        let before = self.known.get(&key(&raw));
-        let uid: Option<Box<str>> = raw.metadata.uid.map(Into::into);
+    fn arrival(&mut self, key: &Key, raw: Raw, entries: &mut Vec<Entry>) -> Option<Arrival> {
+        let before = self.known.get(key);
+        let uid = self.hasher.hash_one(&raw.metadata.uid);
         let is_same_object = before.is_some_and(|before| before.uid == uid);
         let trimmed = trim(&self.watched, raw.value);
         let fingerprint = self.hasher.hash_one(&trimmed);
@@ -219,11 +245,16 @@ impl Held {
         };
         let entry = Entry::put(&self.watched, &trimmed);
         let arrival = match object::parse(trimmed) {
-            Ok(object) => Arrival {
-                known: known(Some(object.reference()), true, None),
-                outcome: Ok(Arc::new(object)),
-                replaces: None,
-            },
+            Ok(mut object) => {
+                if let Object::Pod(pod) = &mut object {
+                    self.commons.share(pod, key);
+                }
+                Arrival {
+                    known: known(Some(object.reference()), true, None),
+                    outcome: Ok(Arc::new(object)),
+                    replaces: None,
+                }
+            }
             Err(error) => {
                 let error = Arc::new(error);
                 if is_same_object && before.is_some_and(|before| before.is_good) {
@@ -258,8 +289,8 @@ impl Held {
             }
         }
         let (Some(sight), Some(known)) = (seen.sight, self.known.get_mut(&key)) else { return };
-        match (sight, policy(&self.watched, &key)) {
-            (Sight::Node(fact), _) => update.facts.push(Fact::Node((*key.1).into(), Some(fact))),
+        match (*sight, policy(&self.watched, &key)) {
+            (Sight::Node(fact), _) => update.facts.push(Fact::Node(Arc::clone(&key.1), Some(fact))),
             (Sight::Policy { uid, generation, version, status }, Some(policy)) => {
                 if let Some(version) = known.now_in_force(&uid, generation) {
                     update.versions.push((policy.clone(), version));
@@ -282,31 +313,26 @@ impl Known {
             Some(_) => 0,
         };
         let version = Version { uid: Arc::clone(uid), generation };
-        if self.version.as_ref() == Some(&version) {
+        if self.version.as_deref() == Some(&version) {
             return None;
         }
-        self.version = Some(version.clone());
+        self.version = Some(Box::new(version.clone()));
         Some(version)
     }
 }
 
 /// The policy that a key stands for; `None` where it is none.
 fn policy(watched: &Watched, (namespace, name): &Key) -> Option<PolicyRef> {
-    let namespace = (!namespace.is_empty()).then(|| (**namespace).into());
-    Some(PolicyRef { kind: policy_kind(watched)?, namespace, name: (**name).into() })
+    let namespace = (!namespace.is_empty()).then(|| Arc::clone(namespace));
+    Some(PolicyRef { kind: policy_kind(watched)?, namespace, name: Arc::clone(name) })
 }
 
 /// That an object of which somebody reports is gone.
 fn gone(watched: &Watched, key: &Key) -> Option<Fact> {
     if watched.kind == "Node" {
-        return Some(Fact::Node((*key.1).into(), None));
+        return Some(Fact::Node(Arc::clone(&key.1), None));
     }
     policy(watched, key).map(|policy| Fact::Policy(policy, None))
-}
-
-fn key(raw: &Raw) -> Key {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
-    (text(&raw.metadata.namespace), text(&raw.metadata.name))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! API server did not say was gone. What is written there, `status` and Events, is [`status`]'s.
 
 mod client;
+mod commons;
 mod definitions;
 mod discovery;
 mod gather;

@@ -20,15 +20,16 @@ const NETNS_ANNOTATION: &str = "namegate.dev/netns";
 const INTERFACE_ANNOTATION: &str = "namegate.dev/interface";
 
 impl State {
-    pub(super) fn take_objects(&mut self, changes: &Changes) -> Effects {
+    pub(super) fn take_objects(&mut self, changes: Changes) -> Effects {
         for object in &changes.removals {
             if let (ObjectKind::Pod, Some(namespace)) = (object.kind, object.namespace.clone()) {
                 self.outdate_claim(&PodRef { namespace, name: Arc::clone(&object.name) }, None);
             }
             self.tables.remove(object);
         }
-        for object in &changes.upserts {
-            let claimed = if let Object::Pod(pod) = &**object {
+        // Each goes as it is taken in: those of a whole cluster are many.
+        for object in changes.upserts {
+            let claimed = if let Object::Pod(pod) = &*object {
                 self.outdate_claim(&pod.reference, Some(pod));
                 self.with_claim(pod)
             } else {
@@ -36,7 +37,7 @@ impl State {
             };
             match claimed {
                 Some(pod) => self.tables.upsert(&Arc::new(Object::Pod(pod))),
-                None => self.tables.upsert(object),
+                None => self.tables.upsert(&object),
             }
         }
         if changes.is_current {

@@ -231,7 +231,7 @@ impl State {
     /// Takes one event and says what has to change.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
         match event {
-            Event::Objects(changes) => self.take_objects(&changes),
+            Event::Objects(changes) => self.take_objects(changes),
             Event::Town(town) => self.take_town(town),
             Event::Attached(claims) => self.take_claims(claims),
             Event::Detached(gone) => self.drop_claims(|attachment| gone.contains(attachment)),

@@ -8,7 +8,7 @@ use namegate_policy::identity::Identity;
 use namegate_policy::name::DnsName;
 use namegate_policy::object::Object;
 use namegate_policy::pattern::DomainPattern;
-use namegate_policy::resource::{NamedPorts, Pod, PodRef};
+use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::rule::{
     Action, Direction, DnsFilter, DnsPolicy, FqdnPeer, Isolation, Mode, Namespaces, Peer, Peers,
     Policy, PolicyKind, PolicyRef, PortMatch, PortRange, PortSet, Ports, Protocol, Rule, Tier,
@@ -192,7 +192,7 @@ fn mk_pod(reference: PodRef, labels: &[(&str, String)], number: u32) -> Pod {
         is_host_network: false,
         is_finished: false,
         addresses: vec![std::net::Ipv4Addr::from(0x0a00_0000 + number).into()],
-        named_ports: NamedPorts::new(),
+        named_ports: Arc::default(),
     }
 }
 

@@ -49,7 +49,7 @@ pub fn pod(written: &core::Pod) -> Result<Pod, FieldError> {
         is_host_network: spec.host_network == Some(true),
         is_finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         addresses: pod_addresses(status)?,
-        named_ports: named_ports(spec),
+        named_ports: Arc::new(named_ports(spec)),
     })
 }
 

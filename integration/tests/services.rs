@@ -1,13 +1,13 @@
 //! Services: real sockets through service addresses, on a node whose own translation would choose
 //! otherwise.
 
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use namegate_integration::addresses::{CHECKOUT, NODE, ROUTER, WEB};
 use namegate_integration::capture::{Capture, sent_by};
+use namegate_integration::lab::say_skipped;
 use namegate_integration::manifests::Manifests;
 use namegate_integration::node::UPLINK;
 use namegate_integration::patience::wait_until;
@@ -134,8 +134,10 @@ impl Proxy {
             Self::Nftables => None,
             Self::Iptables => (!runs(&["/usr/sbin/iptables-legacy -t nat -S"])?)
                 .then_some("no iptables-legacy, or a kernel without it"),
-            Self::Ipvs => (!runs(&["test -e /proc/net/ip_vs && command -v ipvsadm"])?)
-                .then_some("a kernel without IP_VS, or no ipvsadm"),
+            // It loads the module where that is one.
+            Self::Ipvs => {
+                (!runs(&["ipvsadm -Ln"])?).then_some("a kernel without IP_VS, or no ipvsadm")
+            }
         })
     }
 }
@@ -147,7 +149,7 @@ fn mk_scene(test: &str, proxy: Proxy) -> Result<Option<(Scene, Vec<Daemon>)>> {
         return Ok(None);
     };
     if let Some(reason) = proxy.lacks(&town)? {
-        writeln!(std::io::stderr(), "SKIPPED {test} with {proxy:?}: {reason}")?;
+        say_skipped(&format!("{test} with {proxy:?}"), reason)?;
         return Ok(None);
     }
     town.checkout.serve_echo(&town.lab, OWN_PORT)?;
@@ -350,6 +352,11 @@ fn pod_reaches_itself_through_its_service() -> Result<()> {
         reach_itself("pod_reaches_itself_through_its_service", proxy)?;
     }
     Ok(())
+}
+
+#[test]
+fn pod_reaches_itself_through_its_service_beside_ipvs() -> Result<()> {
+    reach_itself("pod_reaches_itself_through_its_service_beside_ipvs", Proxy::Ipvs)
 }
 
 fn reach_itself(test: &str, proxy: Proxy) -> Result<()> {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
 use namegate_integration::agent::Agent;
 use namegate_integration::flood::{Flood, Sink};
+use namegate_integration::lab::say_skipped;
 use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
 use namegate_integration::pod::echo;
@@ -70,8 +71,7 @@ fn other_means_of_attaching_take_over_without_a_packet_unjudged() -> Result<()> 
     let (node, interface) = (&town.node.namespace, &town.checkout.interface);
     let index = node.interface_index(interface)?;
     if rival::count(node, index, Hook::Ingress)?.is_none() {
-        println!("SKIPPED {test}: the kernel has no tcx, so that there are no other means");
-        return Ok(());
+        return say_skipped(test, "the kernel has no tcx, so that there are no other means");
     }
     let manifests = Manifests::town(&town.lab)?;
     let start = |means, version| {

@@ -36,7 +36,7 @@ use crate::metrics::Counted;
 use crate::remembered::{Keeper, Restored};
 use crate::resolvers::{self, ResolverGroup};
 use crate::source::Changes;
-use crate::state::{Event, State};
+use crate::state::{Behind, Event, State};
 use crate::{clock, flows, ready_file, remembered, uninstall};
 
 /// Pictures of the node that wait for the state's owner at most.
@@ -138,8 +138,8 @@ pub(super) async fn start(
         let stayed = inherited
             .iter()
             .filter(|(index, _)| here.contains(index) || earlier.contains_key(index));
-        let addresses = stayed.map(|(index, row)| (*index, row.addresses.clone())).collect();
-        state.confined_to(addresses)
+        let behind = |row: &EndpointRow| Behind { addresses: row.addresses.clone(), mac: row.mac };
+        state.confined_to(stayed.map(|(index, row)| (*index, behind(row))).collect())
     } else {
         state
     };

@@ -3,11 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 /// The folder of alarms beside the socket.
 pub const FOLDER: &str = "unguarded";
+
+/// The ending of an alarm that is being written.
+pub const DRAFT: &str = "draft";
+
+/// How old a draft is whose plugin has died.
+const DRAFT_AGE: Duration = Duration::from_secs(60);
 
 /// The largest alarm that is read.
 const ALARM_MAX: u64 = 64 << 10;
@@ -38,6 +45,9 @@ pub fn tell(socket: &Path) -> usize {
     let mut told = 0;
     for entry in left.into_iter().flatten().flatten() {
         let path = entry.path();
+        if is_being_written(&entry) {
+            continue;
+        }
         let is_small =
             entry.metadata().is_ok_and(|found| found.is_file() && found.len() <= ALARM_MAX);
         let alarm = is_small.then(|| fs::read(&path).ok()).flatten();
@@ -55,4 +65,36 @@ pub fn tell(socket: &Path) -> usize {
         told += 1;
     }
     told
+}
+
+fn is_being_written(entry: &fs::DirEntry) -> bool {
+    let is_draft = entry.path().extension().is_some_and(|ending| ending == DRAFT);
+    let written = entry.metadata().and_then(|found| found.modified());
+    // A clock that was set back makes it young, and it is told later.
+    is_draft && !written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > DRAFT_AGE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_is_being_written_is_told_once_its_plugin_is_done_or_dead() {
+        let place = std::env::temp_dir().join(format!("namegate-alarms-{}", std::process::id()));
+        let socket = place.join("cni.sock");
+        let left = folder(&socket).unwrap();
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("c1.json"), r#"{"pod": "shop/web", "why": "no agent"}"#).unwrap();
+        let draft = left.join("c2.draft");
+        fs::write(&draft, r#"{"pod": "sh"#).unwrap();
+        assert_eq!(tell(&socket), 1);
+        assert!(draft.exists() && !left.join("c1.json").exists());
+        let long_ago = SystemTime::now() - 2 * DRAFT_AGE;
+        fs::File::options().write(true).open(&draft).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(tell(&socket), 1);
+        assert!(!draft.exists());
+        fs::remove_dir_all(place).unwrap();
+    }
 }

@@ -72,7 +72,10 @@ impl State {
             None => return Err("its interface was not looked for yet".to_owned()),
         };
         let spec = self.endpoints.get(&interface).filter(|spec| spec.pod == *pod);
-        let spec = spec.ok_or_else(|| "its interface is another pod's".to_owned())?;
+        let spec = spec.ok_or(match self.confined {
+            Some(_) => "it came after the last word of the API server, which has to answer first",
+            None => "its interface is another pod's",
+        })?;
         if spec.addresses.is_superset(&claim.addresses) {
             return Ok((interface, spec.identity));
         }
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
     use crate::endpoints::{Interface, Town};
     use crate::source::Changes;
-    use crate::state::{EndpointEffect, Event, Settings};
+    use crate::state::{Behind, EndpointEffect, Event, Settings};
     use crate::testing::{mk_objects, mk_settings};
 
     const LINK: u32 = 7;
@@ -327,10 +330,13 @@ mod tests {
 
     #[test]
     fn what_carries_a_remembered_pods_address_is_closed_unless_it_was_its_own() {
-        let addresses = BTreeSet::from([ip("10.244.1.5")]);
+        let behind = |address, mac| {
+            BTreeMap::from([(LINK, Behind { addresses: BTreeSet::from([ip(address)]), mac })])
+        };
         for (what, former, is_own) in [
-            ("its own", BTreeMap::from([(LINK, addresses)]), true),
-            ("another's", BTreeMap::from([(LINK, BTreeSet::from([ip("10.244.1.6")]))]), false),
+            ("its own", behind("10.244.1.5", None), true),
+            ("another's", behind("10.244.1.6", None), false),
+            ("another's with its address", behind("10.244.1.5", Some([2, 0, 0, 0, 0, 99])), false),
             ("one that came since", BTreeMap::new(), false),
         ] {
             let mut state = mk_state().confined_to(former);

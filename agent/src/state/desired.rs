@@ -11,7 +11,7 @@ use namegate_policy::object::{Object, ObjectKind};
 use namegate_policy::resource::{Pod, PodRef};
 use namegate_policy::table::{ClusterChanges, TableChange};
 
-use super::{Effects, EndpointEffect, EndpointSpec, State};
+use super::{Behind, Effects, EndpointEffect, EndpointSpec, State};
 use crate::endpoints::{Attachment, Town};
 use crate::resolvers::{NODE_LOCAL, is_cluster_dns};
 use crate::source::Changes;
@@ -199,7 +199,9 @@ impl State {
                 addresses: pod.addresses.iter().filter(own).copied().collect(),
             };
             let confined = self.confined.as_ref();
-            if confined.is_some_and(|known| known.get(&interface.index) != Some(&spec.addresses)) {
+            let is_behind =
+                |known: &Behind| known.addresses == spec.addresses && known.mac == spec.mac;
+            if confined.is_some_and(|known| !known.get(&interface.index).is_some_and(is_behind)) {
                 troubles.insert(format!(
                     "Pod {}: interface {} came after the last word of the API server; nothing passes it until the API server is read",
                     pod.reference, interface.name

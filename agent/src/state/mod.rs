@@ -154,15 +154,24 @@ pub struct State {
     closed: BTreeMap<u32, Option<PodRef>>,
     /// Pods whose addresses the CNI plugin told before the API server.
     claims: BTreeMap<PodRef, Held>,
-    /// While objects are those that an earlier agent knew: the interfaces that it enforced, with the
-    /// addresses of their pods. Behind others may be anybody.
-    confined: Option<BTreeMap<u32, BTreeSet<IpAddr>>>,
+    /// While objects are those that an earlier agent knew: the interfaces that it enforced, with what is
+    /// behind them. Behind others may be anybody.
+    confined: Option<BTreeMap<u32, Behind>>,
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     service_owners: Arc<BTreeMap<ServiceKey, ServiceRef>>,
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
+}
+
+/// What tells the pod behind an interface from another one that comes there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its MAC, where known.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl State {
@@ -224,7 +233,7 @@ impl State {
     /// are endpoints only behind interfaces that were theirs, and what else carries their addresses is
     /// closed.
     #[must_use]
-    pub fn confined_to(self, interfaces: BTreeMap<u32, BTreeSet<IpAddr>>) -> Self {
+    pub fn confined_to(self, interfaces: BTreeMap<u32, Behind>) -> Self {
         Self { confined: Some(interfaces), ..self }
     }
 

@@ -131,7 +131,10 @@ pub(super) fn alarm(config: &Config, pod: &AttachedPod, refusal: &Refusal) {
         let id: String =
             pod.attachment.container_id.chars().filter(|c| is_plain(*c)).take(64).collect();
         let alarm = json!({"pod": name, "why": refusal.to_string()});
-        fs::write(folder.join(format!("{id}.json")), alarm.to_string())
+        // Half of one would be told as one that cannot be read.
+        let draft = folder.join(format!("{id}.{}", alarms::DRAFT));
+        fs::write(&draft, alarm.to_string())?;
+        fs::rename(&draft, folder.join(format!("{id}.json")))
     };
     if let Err(error) = left() {
         eprintln!("{}: no word of it can be left: {error}", crate::cni::PLUGIN);

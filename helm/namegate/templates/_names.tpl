@@ -23,7 +23,8 @@
 
 {{/* "true" where the next agent of a node starts beside the one that runs. */}}
 {{- define "namegate.surges" -}}
-{{- $surge := ne (toString .Values.updateStrategy.maxSurge) "0" -}}
+{{- /* None in values of an earlier chart that are used again. */ -}}
+{{- $surge := ne (toString (.Values.updateStrategy.maxSurge | default 0)) "0" -}}
 {{- if eq $surge (ne (toString .Values.updateStrategy.maxUnavailable) "0") -}}
 {{- fail "updateStrategy: one of maxSurge and maxUnavailable is 0, and the other is not" -}}
 {{- end -}}

@@ -22,6 +22,12 @@ pub enum StreamedLists {
 pub struct Faults {
     /// Every request gets this HTTP status.
     pub fail_with: Option<u16>,
+    /// Such an answer names this time as the earliest for the next request.
+    pub retry_after: Option<Duration>,
+    /// The only token that is taken, in the place of the double's own.
+    pub token: Option<&'static str>,
+    /// Watches carry no bookmarks.
+    pub lacks_bookmarks: bool,
     /// Requests are taken and not answered.
     pub hangs: bool,
     /// Connections are closed as soon as they are made.

@@ -14,12 +14,13 @@ mod store;
 mod tls;
 mod watches;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
@@ -64,6 +65,11 @@ struct Inner {
     faults: Faults,
     /// Every request so far: method, path and query.
     requests: Vec<String>,
+    /// Until when requests for a path are too early, and those that were.
+    asked_to_wait: BTreeMap<String, Instant>,
+    early: Vec<String>,
+    /// The version that the last bookmark of each kind told.
+    bookmarked: BTreeMap<&'static str, u64>,
 }
 
 impl Shared {
@@ -77,6 +83,19 @@ impl Shared {
         let is_one = *conflicts > 0;
         *conflicts = conflicts.saturating_sub(1);
         is_one
+    }
+
+    /// Notes a request that comes before the time that the answer to the last one named.
+    fn note_whether_early(&self, request: &str) {
+        let (mut inner, now) = (self.lock(), Instant::now());
+        if inner.asked_to_wait.get(request).is_some_and(|until| now < *until) {
+            inner.early.push(request.to_owned());
+        }
+        let wait = inner.faults.retry_after.filter(|_| inner.faults.fail_with.is_some());
+        match wait {
+            Some(wait) => inner.asked_to_wait.insert(request.to_owned(), now + wait),
+            None => inner.asked_to_wait.remove(request),
+        };
     }
 
     /// Works on the store, and wakes the watches.
@@ -109,6 +128,9 @@ impl ApiServer {
                 store: Store::new(),
                 faults: Faults::default(),
                 requests: Vec::new(),
+                asked_to_wait: BTreeMap::new(),
+                early: Vec::new(),
+                bookmarked: BTreeMap::new(),
             }),
             version: watch::Sender::new(1),
             cuts: watch::Sender::new(0),
@@ -133,7 +155,19 @@ impl ApiServer {
 
     /// Writes a kubeconfig for it and says where.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
-        let path = self.folder.join("kubeconfig");
+        self.write_kubeconfig("kubeconfig", &format!("token: {TOKEN}"))
+    }
+
+    /// The same, with the token in a file of its own: says where both are.
+    pub fn kubeconfig_with_token_file(&self) -> Result<(PathBuf, PathBuf)> {
+        let token = self.folder.join("token");
+        fs::write(&token, TOKEN)?;
+        let user = format!("tokenFile: {}", token.display());
+        Ok((self.write_kubeconfig("kubeconfig-token-file", &user)?, token))
+    }
+
+    fn write_kubeconfig(&self, name: &str, user: &str) -> Result<PathBuf> {
+        let path = self.folder.join(name);
         let (address, authority) = (self.address, self.folder.join("apiserver-ca.pem"));
         let authority = authority.display();
         fs::write(
@@ -142,7 +176,7 @@ impl ApiServer {
                 "apiVersion: v1\nkind: Config\ncurrent-context: town\n\
                  contexts: [{{name: town, context: {{cluster: town, user: town}}}}]\n\
                  clusters:\n- name: town\n  cluster: {{server: \"https://{address}\", certificate-authority: {authority}}}\n\
-                 users: [{{name: town, user: {{token: {TOKEN}}}}}]\n"
+                 users: [{{name: town, user: {{{user}}}}}]\n"
             ),
         )?;
         Ok(path)
@@ -171,9 +205,29 @@ impl ApiServer {
         self.shared.change(Store::compact);
     }
 
+    /// The version that the store is at.
+    pub fn version(&self) -> u64 {
+        self.shared.lock().store.version()
+    }
+
+    /// The version that the last bookmark of a watch of a kind told, by the kind's plural.
+    pub fn bookmarked(&self, plural: &str) -> u64 {
+        self.shared.lock().bookmarked.get(plural).copied().unwrap_or_default()
+    }
+
+    /// Forgets the history before `version`: watches that are further go on.
+    pub fn forget(&self, version: u64) {
+        self.shared.lock().store.forget(version);
+    }
+
     /// The requests so far: method, path and query.
     pub fn requests(&self) -> Vec<String> {
         self.shared.lock().requests.clone()
+    }
+
+    /// The requests that came before the time that the answer to the one before had named.
+    pub fn early_requests(&self) -> Vec<String> {
+        self.shared.lock().early.clone()
     }
 
     fn resource(&self, kind: &str) -> Result<Resource> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 
@@ -40,7 +40,14 @@ pub(super) async fn answer(
         std::future::pending::<()>().await;
     }
     let outcome = respond(&shared, request).await;
-    Ok(outcome.unwrap_or_else(|refusal| reply(refusal.code, &refusal.status())))
+    let retry_after = shared.lock().faults.retry_after;
+    Ok(outcome.unwrap_or_else(|refusal| {
+        let mut response = reply(refusal.code, &refusal.status());
+        if let Some(wait) = retry_after.filter(|_| matches!(refusal.code, 429 | 503)) {
+            response.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
+        }
+        response
+    }))
 }
 
 async fn respond(
@@ -48,9 +55,11 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if token != Some(&format!("Bearer {TOKEN}")) {
+    let taken = shared.lock().faults.token.unwrap_or(TOKEN);
+    if token != Some(&format!("Bearer {taken}")) {
         return Err(Refusal::new(401, "Unauthorized", "Unauthorized"));
     }
+    shared.note_whether_early(&format!("{} {}", request.method(), request.uri().path()));
     if let Some(code) = shared.lock().faults.fail_with {
         let (reason, message) = match code {
             401 => ("Unauthorized", "Unauthorized"),

@@ -95,6 +95,12 @@ impl Store {
         self.oldest = self.version;
     }
 
+    /// Makes every version before `version` too old for a watch.
+    pub(super) fn forget(&mut self, version: u64) {
+        self.history.retain(|happening| happening.version > version);
+        self.oldest = version;
+    }
+
     pub(super) fn get(&self, resource: Resource, place: &Place) -> Result<&Value, Refusal> {
         let found = self.objects.get(&resource).and_then(|objects| objects.get(place));
         found.ok_or_else(|| {

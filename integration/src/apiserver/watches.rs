@@ -72,7 +72,7 @@ pub(super) fn begin(
         namespace,
         selection: Selection::of(query)?,
         since,
-        wants_bookmarks: is_true(query, "allowWatchBookmarks"),
+        wants_bookmarks: is_true(query, "allowWatchBookmarks") && !faults.lacks_bookmarks,
         marks_end: served,
         fails_in_stream: is_streamed_list && faults.streamed_lists == StreamedLists::FailInStream,
         lasts: faults.watch_limit.map_or(lasts, |limit| limit.min(lasts)),
@@ -146,6 +146,7 @@ async fn tell_all(
                 if !line(lines, "BOOKMARK", bookmark_at(asked.resource, version, false)).await {
                     return;
                 }
+                shared.lock().bookmarked.insert(asked.resource.plural, version);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Giving back the memory that only the start needed.
+//! Giving back memory that is not needed any more.
 //!
 //! Reading objects and loading programs runs through most of the program's text once. The kernel keeps
 //! those pages with the process until memory is short, and whoever sizes a node by what is resident
@@ -10,42 +10,47 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 
-/// Gives back the pages of this program's own text and constants, and what the allocator holds and
-/// does not use; whatever is needed again comes back from the file by itself. Says how many octets of
-/// the file are mapped.
-pub fn release_what_the_start_needed() -> io::Result<usize> {
+/// Gives back the pages of this program's own text and constants, and of its libraries' text; whatever is
+/// needed again comes back from the files by itself. Says how many octets of files are mapped so.
+pub fn release_text() -> io::Result<usize> {
     let program = fs::read_link("/proc/self/exe")?;
     let maps = fs::read_to_string("/proc/self/maps")?;
     let mut octets = 0;
     for range in unwritten(&maps, &program.to_string_lossy()) {
         octets += range.len();
-        // SAFETY: the pages are those of a private mapping of this program's file that nothing ever
-        // wrote to: they come back with the same content, since a file that runs cannot be changed
-        // (ETXTBSY).
+        // SAFETY: the pages are those of a private mapping of a program's or library's file that nothing
+        // ever wrote to: they come back with the same content, since a file that runs cannot be changed
+        // (ETXTBSY), and a library that is replaced is another file. Such mappings stay where they are
+        // until the process ends.
         if unsafe { libc::madvise(range.start as *mut _, range.len(), libc::MADV_DONTNEED) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }
+    Ok(octets)
+}
+
+/// Gives back what the allocator holds and does not use. Whoever allocates meanwhile may wait for some
+/// milliseconds.
+pub fn release_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no address, and no allocation that is in use moves.
     unsafe {
         libc::malloc_trim(0);
     }
-    Ok(octets)
 }
 
-/// The mappings of `program` that no relocation touched: its text, and its constants, which begin the
-/// file. What is read-only after relocation lies further on.
+/// The mappings that no relocation touched: text, and the constants that begin the file of `program`. What
+/// is read-only after relocation lies further on.
 fn unwritten(maps: &str, program: &str) -> Vec<Range<usize>> {
     let ranges = maps.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let (range, rights, offset) = (words.next()?, words.next()?, words.next()?);
         let path = words.nth(2)?;
-        let is_unwritten =
-            rights == "r-xp" || (rights == "r--p" && offset.bytes().all(|digit| digit == b'0'));
+        let is_text = rights == "r-xp" && path.starts_with('/');
+        let begins_file = rights == "r--p" && offset.bytes().all(|digit| digit == b'0');
         let (start, end) = range.split_once('-')?;
         let address = |text| usize::from_str_radix(text, 16).ok();
-        (is_unwritten && path == program).then_some(address(start)?..address(end)?)
+        (is_text || begins_file && path == program).then_some(address(start)?..address(end)?)
     });
     ranges.collect()
 }
@@ -62,6 +67,7 @@ mod tests {
 55c122ed7000-55c123466000 rw-p 00000000 00:00 0 [heap]
 7f8a9b4cf000-7f8a9b4f5000 r--p 00000000 fe:00 43 /usr/lib/libc.so.6
 7f8a9b4f5000-7f8a9b64b000 r-xp 00026000 fe:00 43 /usr/lib/libc.so.6
+7ffd1a3f0000-7ffd1a3f2000 r-xp 00000000 00:00 0 [vdso]
 ";
 
     #[test]
@@ -69,7 +75,11 @@ mod tests {
         let ranges = unwritten(MAPS, "/usr/bin/namegate");
         assert_eq!(
             ranges,
-            [0x55c1_0dc8_2000..0x55c1_0e2d_7000, 0x55c1_0e2d_7000..0x55c1_0f60_4000]
+            [
+                0x55c1_0dc8_2000..0x55c1_0e2d_7000,
+                0x55c1_0e2d_7000..0x55c1_0f60_4000,
+                0x7f8a_9b4f_5000..0x7f8a_9b64_b000,
+            ]
         );
     }
 
@@ -91,7 +101,7 @@ mod tests {
         };
         let before = resident();
         assert!(before > 0);
-        assert!(release_what_the_start_needed().unwrap() > before << 10);
+        assert!(release_text().unwrap() > before << 10);
         assert!(resident() < before, "{before} KiB before, {} after", resident());
     }
 }

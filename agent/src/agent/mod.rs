@@ -4,6 +4,7 @@ mod books;
 mod inbox;
 mod objects;
 mod start;
+mod thrift;
 mod windows;
 mod work;
 
@@ -169,7 +170,13 @@ fn serve_term(
     let sharing = admin::follow_shared(shared.clone());
     let drawn = map.map(|map| map.follow(shared.log.listen()));
     let beside = async {
-        tokio::join!(recent, hits, sharing, OptionFuture::from(drawn));
+        tokio::join!(
+            recent,
+            hits,
+            sharing,
+            thrift::give_back_once_settled(),
+            OptionFuture::from(drawn)
+        );
     };
     let server = Server::start(&args.places(), routers, beside)?;
     let asked = Asked { questions, demands, shared, sockets, read };

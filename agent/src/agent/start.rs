@@ -10,18 +10,17 @@ use std::time::Instant;
 use anyhow::Context;
 use namegate_dns_proxy::{Config, Limits, Proxy, ResolverSlot, Services, StartError, Timeouts};
 use namegate_egress_bpf::datapath::{Datapath, Options, ProxySettings, Settings};
-use namegate_egress_bpf::resident;
 use namegate_policy::identity::Identity;
 use namegate_policy::object::Object;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Asked;
 use super::books::{Books, Shelf};
 use super::inbox::Inbox;
 use super::objects::{FirstRead, Objects};
 use super::windows::Windows;
 use super::work::Agent;
+use super::{Asked, thrift};
 use crate::admin::Phase;
 use crate::apply::{Apply, EndpointRow, Unknown};
 use crate::audit::AuditLog;
@@ -231,6 +230,7 @@ pub(super) async fn start(
     agent.records =
         Some(records.context("cannot start the thread that reads the kernel's events")?);
     agent.tasks.extend(args.chain().map(|chain| tokio::spawn(chain.keep(shared.cni.clone()))));
+    thrift::give_back();
     // Whoever reads the log may ask at once.
     if let Some(path) = &args.ready_file {
         ready_file::write(path, std::iter::empty())
@@ -245,9 +245,6 @@ pub(super) async fn start(
         "enforcing"
     );
     agent.shelf.lay(books);
-    if let Err(error) = resident::release_what_the_start_needed() {
-        tracing::debug!(%error, "the memory that the start needed stays");
-    }
     Ok(agent)
 }
 

@@ -146,9 +146,12 @@ impl Source {
             // The channel cannot end: this value holds a sender.
             tokio::select! {
                 Some(news) = self.news.recv(), if self.journal.has_room() => self.take(news),
-                () = self.journal.progress(), if !self.journal.has_room() => {}
+                () = self.journal.progress(), if !self.journal.is_written() => {}
                 () = tokio::time::sleep_until(enough), if self.has_memory => break,
             }
+        }
+        while !self.journal.is_written() {
+            self.journal.progress().await;
         }
         self.is_told = self.is_read;
         let changes = self.gathered.take();
@@ -169,8 +172,8 @@ impl Source {
         loop {
             tokio::select! {
                 Some(news) = self.news.recv(), if self.journal.has_room() => self.take(news),
-                () = self.journal.progress(), if !self.journal.has_room() => {}
-                permit = changes.reserve(), if self.has_word() => match permit {
+                () = self.journal.progress(), if !self.journal.is_written() => {}
+                permit = changes.reserve(), if self.has_word() && self.journal.is_written() => match permit {
                     Ok(permit) => {
                         let is_current = self.is_read && !self.is_told;
                         self.is_told = self.is_read;

@@ -1,5 +1,6 @@
 //! A journal that is written on a thread of its own: writing it anew takes seconds where a cluster is
-//! large, and whoever reads the cluster does not wait for a disk.
+//! large, and a thread that others run on does not wait for a disk. What is told to be in force has to be
+//! written before: an agent that dies in between would be followed by one that knows less.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{Entry, Journal};
 
-/// Octets of entries that may wait; where more do, whoever adds to them has to wait, too.
+/// Octets of entries that may wait; where more do, no more is taken from the API server.
 const WAITING_MAX: usize = 32 << 20;
 
 /// Writes a journal. When this goes, everything that was added is written.
@@ -67,8 +68,10 @@ impl Scribe {
     /// Has entries added.
     pub(in super::super) fn add(&self, entries: Vec<Entry>) {
         let Some(orders) = self.orders.as_ref().filter(|_| !entries.is_empty()) else { return };
-        self.backlog.octets.fetch_add(size(&entries), Ordering::Relaxed);
+        let size = size(&entries);
+        self.backlog.octets.fetch_add(size, Ordering::Relaxed);
         if orders.send(Order::Add(entries)).is_err() {
+            self.backlog.octets.fetch_sub(size, Ordering::Relaxed);
             tracing::error!("the thread that keeps the objects that are in force is gone");
         }
     }
@@ -76,6 +79,11 @@ impl Scribe {
     /// Whether not too much waits.
     pub(in super::super) fn has_room(&self) -> bool {
         self.backlog.octets.load(Ordering::Relaxed) <= WAITING_MAX
+    }
+
+    /// Whether all that was added is written, or given up.
+    pub(in super::super) fn is_written(&self) -> bool {
+        self.backlog.octets.load(Ordering::Acquire) == 0
     }
 
     /// Waits until some of what waits is written.
@@ -106,12 +114,23 @@ fn size(entries: &[Entry]) -> usize {
     entries.iter().map(|entry| entry.text().len()).sum()
 }
 
+/// Nothing waits for a thread that is gone, in whatever way.
+struct Ended<'a>(&'a Backlog);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.octets.store(0, Ordering::Release);
+        self.0.is_less.notify_one();
+    }
+}
+
 fn write(mut journal: Journal, orders: &Receiver<Order>, backlog: &Backlog) {
+    let _ended = Ended(backlog);
     for order in orders {
         match order {
             Order::Add(entries) => {
                 journal.add(&entries);
-                backlog.octets.fetch_sub(size(&entries), Ordering::Relaxed);
+                backlog.octets.fetch_sub(size(&entries), Ordering::Release);
                 backlog.is_less.notify_one();
             }
             Order::Settle(path, done) => {

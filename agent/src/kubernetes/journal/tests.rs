@@ -230,6 +230,9 @@ async fn a_thread_of_its_own_writes_all_in_order_and_more_than_may_wait() {
         scribe.add(vec![Entry::put(&pods(), &large), settled()]);
     }
     scribe.add(vec![put("web"), gone("large"), settled(), Entry::whole()]);
+    while !scribe.is_written() {
+        scribe.progress().await;
+    }
     let other = folder.0.join("other.journal");
     scribe.settle(other.clone());
     assert!(other.exists() && !folder.path().exists());

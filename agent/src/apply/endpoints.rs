@@ -8,11 +8,25 @@ use crate::state::{EndpointEffect, EndpointSpec};
 impl<K: Kernel> Apply<K> {
     /// Writes an endpoint's row, then attaches: an interface with programs and no row drops.
     pub(super) fn put_endpoint(&mut self, ifindex: u32, spec: EndpointSpec, outcome: &mut Outcome) {
+        if !self.write_endpoint(ifindex, spec.clone(), outcome) {
+            return;
+        }
+        match self.kernel.attach(ifindex) {
+            Ok(()) => outcome.swaps += 1,
+            Err(error) => {
+                outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
+                self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
+            }
+        }
+    }
+
+    /// Writes an endpoint's row and says whether it is written.
+    fn write_endpoint(&mut self, ifindex: u32, spec: EndpointSpec, outcome: &mut Outcome) -> bool {
         let Some(in_force) = self.identities.get(&spec.identity) else {
             // Its table could not be written: tried again with it, and closed until then.
             outcome.failures.push(format!("Pod {}: its policy is not in place", spec.pod));
             self.keep_endpoint(ifindex, spec, outcome);
-            return;
+            return false;
         };
         let (table, is_dns_governed) = (in_force.table, in_force.policy.names.is_governed());
         // Whom nothing governs is left to whoever else translates.
@@ -38,21 +52,14 @@ impl<K: Kernel> Apply<K> {
             mac: spec.mac,
             addresses: spec.addresses.clone(),
         };
-        let what = format!("Pod {}: interface {}", spec.pod, spec.interface);
         if let Err(error) = self.kernel.set_endpoint(&row) {
-            outcome.fail(&what, &error);
+            outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
             self.keep_endpoint(ifindex, spec, outcome);
-            return;
+            return false;
         }
         self.inherited.remove(&ifindex);
-        self.endpoints.insert(ifindex, (spec.clone(), row));
-        match self.kernel.attach(ifindex) {
-            Ok(()) => outcome.swaps += 1,
-            Err(error) => {
-                outcome.fail(&what, &error);
-                self.retry.endpoints.insert(ifindex, EndpointEffect::Enforce(spec));
-            }
-        }
+        self.endpoints.insert(ifindex, (spec, row));
+        true
     }
 
     /// Leaves an interface as it is where that is this pod's, closes it where it is another's or
@@ -100,7 +107,7 @@ impl<K: Kernel> Apply<K> {
     }
 
     /// Switches every endpoint whose identity has another table, but those that wait to become
-    /// something else.
+    /// something else. Their programs are attached: to look again costs far more than the switch.
     pub(super) fn swap_tables(&mut self, outcome: &mut Outcome) {
         let behind: Vec<u32> = self
             .endpoints
@@ -113,8 +120,10 @@ impl<K: Kernel> Apply<K> {
             .map(|(ifindex, _)| *ifindex)
             .collect();
         for ifindex in behind {
-            if let Some((spec, _)) = self.endpoints.get(&ifindex).cloned() {
-                self.put_endpoint(ifindex, spec, outcome);
+            if let Some((spec, _)) = self.endpoints.get(&ifindex).cloned()
+                && self.write_endpoint(ifindex, spec, outcome)
+            {
+                outcome.swaps += 1;
             }
         }
     }

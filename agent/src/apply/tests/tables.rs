@@ -18,7 +18,7 @@ fn a_swap_writes_the_next_table_first_and_removes_the_last_after() {
     let before = apply.kernel().endpoints[&LINK].clone();
     apply.kernel().log.clear();
     apply.apply(mk_effects(mk_table(&[])));
-    let expected = ["install 2", "endpoint 7 table 2", "attach 7", "remove 1"];
+    let expected = ["install 2", "endpoint 7 table 2", "remove 1"];
     assert_eq!(apply.kernel().log, expected);
     let after = apply.kernel().endpoints[&LINK].clone();
     assert!(after.generation > before.generation, "flows are judged again");
@@ -84,7 +84,6 @@ fn identities_that_come_are_written_before_their_addresses_and_those_that_go_aft
 fn a_change_of_more_than_identities_swaps_the_table() {
     let (mut apply, effect) = mk_with_rows();
     apply.apply(mk_change(mk_rows(&effect, &[])));
-    let expected =
-        ["install 3", "close addresses", "endpoint 7 table 3", "attach 7", "ipcache", "remove 2"];
+    let expected = ["install 3", "close addresses", "endpoint 7 table 3", "ipcache", "remove 2"];
     assert_eq!(apply.kernel().log, expected, "whom the old table does not know waits for the swap");
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::Learned;
+use namegate_policy::learned::{Learned, Look};
 use namegate_policy::name::DnsName;
 use namegate_policy::time::Timestamp;
 
@@ -28,8 +28,8 @@ fn flood(learned: &mut Learned, numbers: std::ops::Range<u32>) {
         let deadline = Timestamp::from_nanos(at(number).as_nanos() + 90_000_000_000);
         learned.learn(Identity::FIRST_WORKLOAD, &name, &address, deadline).unwrap();
         if number % PACE == 0 {
-            learned.expire(at(number));
-            learned.release(at(number), &BTreeSet::new());
+            learned.expire(at(number), usize::MAX);
+            learned.release(Look::new(at(number), BTreeSet::new()), usize::MAX);
         }
     }
 }
@@ -50,7 +50,7 @@ fn memory_is_where_it_was_after_a_flood_of_names() {
     assert!(after <= pages + pages / 20, "{pages} pages, then {after}");
     assert!(learned.octets() <= octets + octets / 20, "{octets} octets, then {}", learned.octets());
 
-    learned.expire(Timestamp::NEVER);
-    learned.release(Timestamp::NEVER, &BTreeSet::new());
+    learned.expire(Timestamp::NEVER, usize::MAX);
+    learned.release(Look::new(Timestamp::NEVER, BTreeSet::new()), usize::MAX);
     assert_eq!((learned.octets(), learned.address_count()), (0, 0));
 }

@@ -152,8 +152,7 @@ impl<B: Bench> World<B> {
     /// Moves time on.
     pub fn advance(&mut self, now: Timestamp) -> Result<(), EngineError> {
         self.now = now;
-        let effects = self.handle(Event::Tick);
-        self.settle(effects)?;
+        self.end(Event::Tick)?;
         self.apply.kernel().set_now(now).map_err(EngineError::run)
     }
 
@@ -162,8 +161,18 @@ impl<B: Bench> World<B> {
         while let Some(deadline) = self.state.next_deadline().filter(|next| *next > self.now) {
             self.advance(deadline.saturating_add(PAST))?;
         }
-        let effects = self.handle(Event::Swept { since: self.now, in_use: BTreeSet::new() });
-        self.settle(effects)
+        self.end(Event::Swept { since: self.now, in_use: BTreeSet::new() })
+    }
+
+    /// Ends all that is due.
+    fn end(&mut self, first: Event) -> Result<(), EngineError> {
+        let effects = self.handle(first);
+        self.settle(effects)?;
+        while self.state.next_deadline().is_some_and(|deadline| deadline <= self.now) {
+            let effects = self.handle(Event::Tick);
+            self.settle(effects)?;
+        }
+        Ok(())
     }
 
     /// When it is.

@@ -16,7 +16,6 @@ mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use namegate_egress_bpf::abi::ServiceKey;
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_policy::dns::{ClauseSet, ClusterNames};
 use namegate_policy::identity::Identity;
-use namegate_policy::learned::{LearnError, Place, Term};
+use namegate_policy::learned::{LearnError, Look, Place, Term};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, Window};
 use namegate_policy::pattern::PatternSeed;
@@ -89,7 +88,7 @@ pub enum Event {
     Detached(BTreeSet<Attachment>),
     /// It told which interfaces are left.
     Left(Attachments),
-    /// A deadline may have passed.
+    /// A deadline may have passed. What is left over is told by [`State::next_deadline`].
     Tick,
     /// A look at all live flows that began at `since` found these addresses in use.
     Swept {
@@ -163,6 +162,8 @@ pub struct State {
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
+    /// The last look at all live flows, as far as it was not worked off.
+    look: Option<Look>,
 }
 
 /// What tells the pod behind an interface from another one that comes there.
@@ -196,6 +197,7 @@ impl State {
             wanted: Arc::default(),
             slots: Slots::default(),
             troubles: BTreeSet::new(),
+            look: None,
         }
     }
 
@@ -245,16 +247,10 @@ impl State {
             Event::Attached(claims) => self.take_claims(claims),
             Event::Detached(gone) => self.drop_claims(|attachment| gone.contains(attachment)),
             Event::Left(left) => self.drop_claims(|found| !left.valid.contains(found)),
-            Event::Tick => {
-                let due = self.learned.write().expire(now);
-                self.rewrite(due)
-            }
+            Event::Tick => self.end_some(now),
             Event::Swept { since, in_use } => {
-                let mut learned = self.learned.write();
-                let mut due = learned.expire(now);
-                due.extend(learned.release(since, &in_use));
-                drop(learned);
-                let mut effects = self.rewrite(due);
+                self.look = Some(Look::new(since, in_use));
+                let mut effects = self.end_some(now);
                 effects.absorb(self.forget_claims(now));
                 effects
             }
@@ -391,8 +387,11 @@ impl State {
         Ok(taught)
     }
 
-    /// When the next deadline passes.
+    /// When there is something to end next; long ago where the last [`Event::Tick`] left something.
     pub fn next_deadline(&self) -> Option<Timestamp> {
+        if self.look.is_some() {
+            return Some(Timestamp::default());
+        }
         self.learned.read().next_deadline()
     }
 
@@ -479,33 +478,5 @@ impl State {
     fn openings(&self) -> Openings<'_> {
         let known = ClusterAddresses { ipcache: &self.ipcache, inventory: self.tables.inventory() };
         Openings { ranges: &self.settings.ranges, guard: self.settings.guard, known }
-    }
-
-    /// What these places open, given what is learned of them.
-    fn rewrite(&self, places: BTreeSet<Place>) -> Effects {
-        let mut effects = Effects::default();
-        self.rewrite_into(&mut effects.names, places);
-        effects
-    }
-
-    fn rewrite_into(
-        &self,
-        names: &mut BTreeMap<Place, Option<NameRules>>,
-        places: impl IntoIterator<Item = Place>,
-    ) {
-        let learned = self.learned.read();
-        let openings = self.openings();
-        let mut places = places.into_iter().peekable();
-        while let Some((identity, first)) = places.next() {
-            let others = iter::from_fn(|| places.next_if(|(whose, _)| *whose == identity));
-            let addresses = iter::once(first).chain(others.map(|(_, address)| address));
-            let Some(table) = self.tables.built().get(&identity) else {
-                addresses.for_each(drop);
-                continue;
-            };
-            openings.each(&learned, identity, &table.names, addresses, |address, rules| {
-                names.insert((identity, address), (!rules.live.is_empty()).then_some(rules));
-            });
-        }
     }
 }

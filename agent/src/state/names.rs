@@ -1,6 +1,6 @@
 //! What learned addresses open, under a policy table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter;
 use std::net::IpAddr;
 
@@ -8,12 +8,61 @@ use namegate_egress_bpf::abi::RuleSet;
 use namegate_policy::dns::NamePolicy;
 use namegate_policy::identity::Identity;
 use namegate_policy::inventory::Inventory;
-use namegate_policy::learned::{Learned, Lease};
+use namegate_policy::learned::{Learned, Lease, Place};
 use namegate_policy::name::DnsName;
 use namegate_policy::opening::{ClusterRanges, NotOpened, RebindingGuard, carried_v4, refusal};
 use namegate_policy::time::Timestamp;
 
-use super::NameRules;
+use super::{Effects, NameRules, State};
+
+/// Addresses that end at a time at most: a matter of less than a millisecond.
+const PORTION: usize = 256;
+
+impl State {
+    /// Ends what is due, a portion at a time: the kernel compares deadlines by itself, and lookups wait
+    /// meanwhile.
+    pub(super) fn end_some(&mut self, now: Timestamp) -> Effects {
+        let mut learned = self.learned.write();
+        let mut due = learned.expire(now, PORTION);
+        if due.len() < PORTION
+            && let Some(look) = self.look.take()
+        {
+            let (idle, rest) = learned.release(look, PORTION - due.len());
+            due.extend(idle);
+            self.look = rest;
+        }
+        drop(learned);
+        self.rewrite(due)
+    }
+
+    /// What these places open, given what is learned of them.
+    pub(super) fn rewrite(&self, places: BTreeSet<Place>) -> Effects {
+        let mut effects = Effects::default();
+        self.rewrite_into(&mut effects.names, places);
+        effects
+    }
+
+    pub(super) fn rewrite_into(
+        &self,
+        names: &mut BTreeMap<Place, Option<NameRules>>,
+        places: impl IntoIterator<Item = Place>,
+    ) {
+        let learned = self.learned.read();
+        let openings = self.openings();
+        let mut places = places.into_iter().peekable();
+        while let Some((identity, first)) = places.next() {
+            let others = iter::from_fn(|| places.next_if(|(whose, _)| *whose == identity));
+            let addresses = iter::once(first).chain(others.map(|(_, address)| address));
+            let Some(table) = self.tables.built().get(&identity) else {
+                addresses.for_each(drop);
+                continue;
+            };
+            openings.each(&learned, identity, &table.names, addresses, |address, rules| {
+                names.insert((identity, address), (!rules.live.is_empty()).then_some(rules));
+            });
+        }
+    }
+}
 
 /// Says which rules an address opens for a name (EP-9).
 #[derive(Debug)]

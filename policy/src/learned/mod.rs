@@ -20,6 +20,7 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use self::changes::Changes;
 use self::slab::Index;
@@ -101,6 +102,22 @@ pub struct Term {
     pub since: Option<Timestamp>,
     /// First instant at which no new flow may start.
     pub deadline: Timestamp,
+}
+
+/// What a look at all live flows found, as far as [`Learned::release`] did not work it off.
+#[derive(Debug)]
+pub struct Look {
+    since: Timestamp,
+    in_use: BTreeSet<Place>,
+    /// The last lease that was asked.
+    past: Option<(Identity, (Timestamp, Index))>,
+}
+
+impl Look {
+    /// One that began at `since`, and found live flows to the places `in_use`.
+    pub const fn new(since: Timestamp, in_use: BTreeSet<Place>) -> Self {
+        Self { since, in_use, past: None }
+    }
 }
 
 /// Addresses by identity and name, with their deadlines.
@@ -233,16 +250,18 @@ impl Learned {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Turns every lease whose deadline is at or before `now` into a lingering one. Returns the
-    /// addresses concerned, whose kernel entries are out of date.
-    pub fn expire(&mut self, now: Timestamp) -> BTreeSet<Place> {
+    /// Turns leases whose deadline is at or before `now` into lingering ones, of `most` addresses. Returns
+    /// these, whose kernel entries are out of date.
+    pub fn expire(&mut self, now: Timestamp, most: usize) -> BTreeSet<Place> {
         let mut changed = BTreeSet::new();
         while let Some(&(at, identity)) = self.due.first()
             && at <= now
+            && changed.len() < most
         {
             while let Some(book) = self.books.get_mut(&identity)
                 && let Some(&(at, pair)) = book.fresh.first()
                 && at <= now
+                && changed.len() < most
             {
                 book.fresh.pop_first();
                 book.lingering.insert((at, pair));
@@ -251,25 +270,35 @@ impl Learned {
                 }
                 changed.extend(self.store.place_of(pair));
             }
-            self.due.remove(&(at, identity));
+            if !self.books.contains_key(&identity) {
+                self.due.remove(&(at, identity));
+            }
             self.retime(identity);
         }
         changed
     }
 
-    /// Forgets the leases that began to linger before `swept_since` and whose address is not in
-    /// `in_use`: the places that a look at all live flows, begun at `swept_since`, found. Returns the
-    /// addresses concerned; those without any lease left are gone.
-    pub fn release(&mut self, swept_since: Timestamp, in_use: &BTreeSet<Place>) -> BTreeSet<Place> {
-        let lingering = self
-            .books
-            .values()
-            .flat_map(|book| book.lingering.iter().take_while(|(since, _)| *since < swept_since));
-        let idle: Vec<Index> = lingering
-            .map(|(_, pair)| *pair)
-            .filter(|pair| self.store.place_of(*pair).is_some_and(|place| !in_use.contains(&place)))
-            .collect();
-        idle.into_iter().filter_map(|pair| self.remove(pair)).collect()
+    /// Forgets leases that began to linger before `look` began and whose address it did not find in use.
+    /// Returns the addresses concerned, of which those without any lease left are gone; and the look
+    /// where more than `most` leases would have to be asked, to go on with.
+    pub fn release(&mut self, mut look: Look, most: usize) -> (BTreeSet<Place>, Option<Look>) {
+        let from = look.past.map_or(Identity::HOST, |(identity, _)| identity);
+        let after = |identity| match look.past {
+            Some((last, pair)) if last == identity => Bound::Excluded(pair),
+            Some(_) | None => Bound::Unbounded,
+        };
+        let lingering = self.books.range(from..).flat_map(|(identity, book)| {
+            let rest = book.lingering.range((after(*identity), Bound::Unbounded));
+            rest.take_while(|(since, _)| *since < look.since).map(|pair| (*identity, *pair))
+        });
+        let asked: Vec<(Identity, (Timestamp, Index))> = lingering.take(most).collect();
+        let is_idle = |pair: &Index| {
+            self.store.place_of(*pair).is_some_and(|place| !look.in_use.contains(&place))
+        };
+        let idle: Vec<Index> = asked.iter().map(|(_, (_, pair))| *pair).filter(is_idle).collect();
+        let places = idle.into_iter().filter_map(|pair| self.remove(pair)).collect();
+        look.past = asked.last().copied();
+        (places, (asked.len() == most).then_some(look))
     }
 
     /// Forgets all that `identity` learned and returns the addresses.

@@ -4,6 +4,7 @@ use super::*;
 
 const POD: Identity = Identity::FIRST_WORKLOAD;
 const OTHER: Identity = Identity::WORLD;
+const ALL: usize = usize::MAX;
 
 fn mk_name(text: &str) -> DnsName {
     let mut wire = Vec::new();
@@ -25,6 +26,10 @@ fn mk_place(identity: Identity, address: &str) -> Place {
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_nanos(seconds * 1_000_000_000)
+}
+
+fn release(learned: &mut Learned, since: Timestamp, in_use: &BTreeSet<Place>) -> BTreeSet<Place> {
+    learned.release(Look::new(since, in_use.clone()), ALL).0
 }
 
 fn leases(learned: &Learned, place: Place) -> Vec<(String, Lease)> {
@@ -83,7 +88,7 @@ fn first_answer_says_since_when_a_name_is_known() {
     assert_eq!(learn(&mut learned, None, 10), None, "nobody said");
     assert_eq!(learn(&mut learned, Some(7), 20), Some(at(7)));
     assert_eq!(learn(&mut learned, Some(15), 30), Some(at(7)), "a later answer");
-    learned.expire(at(40));
+    learned.expire(at(40), ALL);
     assert_eq!(learn(&mut learned, Some(50), 60), Some(at(7)), "it lingered meanwhile");
     learned.forget(POD);
     assert_eq!(learn(&mut learned, Some(70), 80), Some(at(70)), "it was gone meanwhile");
@@ -122,7 +127,7 @@ fn ep_11_each_name_of_an_address_expires_by_itself() {
     let addresses = mk_addresses(&["203.0.113.1"]);
     learned.learn(POD, &mk_name("a.test"), &addresses, at(10)).unwrap();
     learned.learn(POD, &mk_name("b.test"), &addresses, at(20)).unwrap();
-    assert_eq!(learned.expire(at(10)), BTreeSet::from([place]));
+    assert_eq!(learned.expire(at(10), ALL), BTreeSet::from([place]));
     assert_eq!(
         leases(&learned, place),
         [
@@ -139,11 +144,11 @@ fn ep_10_an_expired_address_lingers_until_no_flow_uses_it() {
     let mut learned = Learned::default();
     let place = mk_place(POD, "203.0.113.1");
     learned.learn(POD, &mk_name("a.test"), &mk_addresses(&["203.0.113.1"]), at(10)).unwrap();
-    learned.expire(at(10));
+    learned.expire(at(10), ALL);
     let nothing = BTreeSet::new();
-    assert_eq!(learned.release(at(10), &nothing), nothing, "the look began too early");
-    assert_eq!(learned.release(at(11), &BTreeSet::from([place])), nothing, "a flow lives");
-    assert_eq!(learned.release(at(11), &nothing), BTreeSet::from([place]));
+    assert_eq!(release(&mut learned, at(10), &nothing), nothing, "the look began too early");
+    assert_eq!(release(&mut learned, at(11), &BTreeSet::from([place])), nothing, "a flow lives");
+    assert_eq!(release(&mut learned, at(11), &nothing), BTreeSet::from([place]));
     assert_eq!(learned.address_count(), 0);
     assert_eq!(learned.identities().count(), 0, "an empty book is gone");
     assert_consistent(&learned);
@@ -155,11 +160,11 @@ fn a_lingering_name_that_answers_again_is_fresh_again() {
     let place = mk_place(POD, "203.0.113.1");
     let addresses = mk_addresses(&["203.0.113.1"]);
     learned.learn(POD, &mk_name("a.test"), &addresses, at(10)).unwrap();
-    learned.expire(at(15));
+    learned.expire(at(15), ALL);
     learned.learn(POD, &mk_name("a.test"), &addresses, at(40)).unwrap();
     let fresh = Lease::Fresh { deadline: at(40) };
     assert_eq!(leases(&learned, place), [("a.test".to_owned(), fresh)]);
-    assert_eq!(learned.release(at(50), &BTreeSet::new()), BTreeSet::new());
+    assert_eq!(release(&mut learned, at(50), &BTreeSet::new()), BTreeSet::new());
     assert_consistent(&learned);
 }
 
@@ -207,7 +212,7 @@ fn ep_14_identity_with_too_many_names_loses_its_own_that_ends_first() {
 fn ep_10_live_flows_keep_their_names_while_fresh_ones_can_go() {
     let mut learned = Learned::new(LearnedLimits { names_per_identity: 2, ..Default::default() });
     learn(&mut learned, POD, "live.test", "203.0.113.1", 10);
-    learned.expire(at(10));
+    learned.expire(at(10), ALL);
     learn(&mut learned, POD, "fresh.test", "203.0.113.2", 90);
     let evicted = learn(&mut learned, POD, "new.test", "203.0.113.3", 99);
     assert_eq!(evicted, [mk_place(POD, "203.0.113.2")]);
@@ -284,10 +289,43 @@ fn many_addresses_of_one_name_go_in_order() {
     let mut learned = Learned::default();
     let all: BTreeSet<IpAddr> = (0..10_000_u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
     learned.learn(POD, &mk_name("many.test"), &all, at(10)).unwrap();
-    assert_eq!(learned.expire(at(10)).len(), 10_000);
-    assert_eq!(learned.release(at(11), &BTreeSet::new()).len(), 10_000);
+    assert_eq!(learned.expire(at(10), ALL).len(), 10_000);
+    assert_eq!(release(&mut learned, at(11), &BTreeSet::new()).len(), 10_000);
     assert_consistent(&learned);
     assert_eq!((learned.octets(), learned.store.room()), (0, 0));
+}
+
+#[test]
+fn what_is_due_goes_in_portions() {
+    let mut learned = Learned::default();
+    let mut all = BTreeSet::new();
+    for (identity, first) in [(POD, 0_u32), (OTHER, 100)] {
+        let addresses: BTreeSet<IpAddr> =
+            (first..first + 10).map(|n| IpAddr::from(n.to_be_bytes())).collect();
+        learned.learn(identity, &mk_name("many.test"), &addresses, at(10)).unwrap();
+        all.extend(addresses.into_iter().map(|address| (identity, address)));
+    }
+    let mut expired = BTreeSet::new();
+    for portion in [7, 7, 6] {
+        assert_eq!(learned.next_deadline(), Some(at(10)));
+        let due = learned.expire(at(10), 7);
+        assert_eq!(due.len(), portion);
+        expired.extend(due);
+        assert_consistent(&learned);
+    }
+    assert_eq!((expired, learned.next_deadline()), (all.clone(), None));
+
+    let in_use: BTreeSet<Place> = all.iter().copied().step_by(3).collect();
+    let mut look = Some(Look::new(at(11), in_use.clone()));
+    let (mut released, mut turns) = (BTreeSet::new(), 0);
+    while let Some(found) = look {
+        let (idle, rest) = learned.release(found, 7);
+        assert!(idle.len() <= 7);
+        released.extend(idle);
+        (look, turns) = (rest, turns + 1);
+        assert_consistent(&learned);
+    }
+    assert_eq!((turns, &released | &in_use, &released & &in_use), (3, all, BTreeSet::new()));
 }
 
 #[test]
@@ -308,14 +346,14 @@ fn flood_of_names_leaves_no_room_taken() {
             .learn(POD, &mk_name(&format!("n{number}.flood.test")), &address, at(second + 30))
             .unwrap();
         if number % 1_000 == 0 {
-            learned.expire(at(second));
-            learned.release(at(second), &BTreeSet::new());
+            learned.expire(at(second), ALL);
+            release(&mut learned, at(second), &BTreeSet::new());
         }
         most = most.max(learned.address_count());
     }
     assert!(most > 25_000, "{most}");
-    learned.expire(at(10_000));
-    learned.release(at(10_001), &BTreeSet::new());
+    learned.expire(at(10_000), ALL);
+    release(&mut learned, at(10_001), &BTreeSet::new());
     assert_eq!(learned.octets(), octets);
     assert!(learned.store.room() <= room + room / 20, "{} of {room}", learned.store.room());
     assert_consistent(&learned);
@@ -395,11 +433,11 @@ fn take(learned: &mut Learned, step: &Step) {
                 .learn(Identity::new(*identity).unwrap(), &name, &addresses, at(*deadline))
                 .unwrap();
         }
-        Step::Expire(now) => drop(learned.expire(at(*now))),
+        Step::Expire(now) => drop(learned.expire(at(*now), ALL)),
         Step::Release { before, in_use } => {
             let in_use =
                 in_use.iter().map(|(id, last)| (Identity::new(*id).unwrap(), address(*last)));
-            learned.release(at(*before), &in_use.collect());
+            release(learned, at(*before), &in_use.collect());
         }
         Step::Forget(identity) => drop(learned.forget(Identity::new(*identity).unwrap())),
     }
@@ -443,7 +481,7 @@ proptest! {
 fn forget_leaves_no_timer_behind() {
     let mut learned = Learned::default();
     learned.learn(POD, &mk_name("a.test"), &mk_addresses(&["203.0.113.1"]), at(10)).unwrap();
-    learned.expire(at(10));
+    learned.expire(at(10), ALL);
     learned.learn(POD, &mk_name("b.test"), &mk_addresses(&["203.0.113.2"]), at(20)).unwrap();
     assert_eq!(
         learned.forget(POD),

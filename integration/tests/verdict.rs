@@ -318,9 +318,10 @@ fn flow_that_opens_again_under_the_broom_lives() -> Result<()> {
     for remote in [quiet, again] {
         ensure!(twin.syn(remote, 2_000)? == RanVerdict::Next, "{remote} is open");
     }
-    let survey = twin.datapath().survey()?;
+    let broom = twin.datapath().broom()?;
+    let survey = broom.survey()?;
     ensure!(twin.syn(again, 2_000)? == RanVerdict::Next, "{again} goes on");
-    let swept = twin.datapath().clear(survey, Timestamp::from_nanos(u64::MAX))?;
+    let swept = broom.clear(survey, Timestamp::from_nanos(u64::MAX))?;
     ensure!((swept.removed, swept.live) == (1, 1), "{swept:?}");
     let left: Vec<IpAddr> = twin.datapath().flows()?.keys().map(|key| key.remote.into()).collect();
     ensure!(left == [again], "{left:?} are left");
@@ -346,6 +347,34 @@ fn numbers_of_flows_are_in_use_when_their_endpoint_is_gone() -> Result<()> {
     ensure!(after.epoch == 41 && after == before, "{before:?}, then {after:?}");
     twin.sweep_all()?;
     ensure!(twin.datapath().numbers()? == Numbers::default(), "nothing is left");
+    twin.close()
+}
+
+/// A pod comes while the flows of others are swept on another thread.
+#[test]
+fn who_comes_under_the_broom_keeps_flows_and_room() -> Result<()> {
+    if !lab::can_run("who_comes_under_the_broom_keeps_flows_and_room")? {
+        return Ok(());
+    }
+    let mut twin = Twin::open("comes")?;
+    let world = World::open();
+    twin.enter(&world)?;
+    let remote = IpAddr::from([203, 0, 113, 1]);
+    ensure!(twin.syn(remote, 2_000)? == RanVerdict::Next, "{remote} is open");
+    let broom = twin.datapath().broom()?;
+    let next = twin.epoch() + 1;
+    twin.be(&world, next)?;
+    for port in [2_001, 2_002] {
+        ensure!(twin.syn(remote, port)? == RanVerdict::Next, "{remote} is open");
+    }
+    let swept = broom.sweep(Timestamp::from_nanos(u64::MAX))?;
+    ensure!(swept.removed == 1, "that of the pod before: {swept:?}");
+    let left = twin.datapath().flows()?;
+    ensure!(left.len() == 2 && left.keys().all(|key| key.epoch == next), "{left:?} are left");
+    ensure!(twin.syn(remote, 2_003)? == RanVerdict::Next, "it may open more");
+    // What the one before had taken is given back by the next sweep, with the pod it belonged to.
+    twin.datapath().sweep(Timestamp::from_nanos(0))?;
+    ensure!(twin.datapath().flows()?.len() == 3, "all of them live");
     twin.close()
 }
 

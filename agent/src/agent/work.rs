@@ -12,7 +12,7 @@ use anyhow::Context;
 use namegate_dns_proxy::{Proxy, Sockets};
 use namegate_egress_bpf::abi::NameKey;
 use namegate_egress_bpf::compile::NameWrites;
-use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook};
+use namegate_egress_bpf::datapath::{DatapathError, DisplacedHook, Sweep};
 use namegate_policy::identity::Identity;
 use namegate_policy::resource::PodRef;
 use namegate_policy::time::Timestamp;
@@ -109,6 +109,7 @@ pub(super) enum Task {
     Attend(Demand),
     Expire,
     Sweep,
+    Swept(Timestamp, Result<Sweep, DatapathError>),
     Upkeep,
     LookAtHooks,
     Hooks(Result<Vec<DisplacedHook>, DatapathError>),
@@ -137,7 +138,7 @@ impl Agent {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut expired_at = Instant::now();
-        let mut looking = None;
+        let (mut looking, mut sweeping) = (None, None);
         loop {
             let books = self.shelf.take()?;
             let due =
@@ -147,11 +148,15 @@ impl Agent {
                 name = signals.next() => return Ok(Summons::Signal(name)),
                 heir = heirs.next() => return Ok(Summons::Heir(heir)),
                 _ = hooks.tick(), if looking.is_none() => Task::LookAtHooks,
-                found = seen(&mut looking) => Task::Hooks(found?),
+                found = done(&mut looking) => Task::Hooks(found?),
+                swept = done(&mut sweeping) => {
+                    let (since, swept) = swept?;
+                    Task::Swept(since, swept)
+                }
                 task = self.inbox.next() => task,
                 () = self.shelf.has_earlier_deadline() => continue,
                 () = tokio::time::sleep(due) => Task::Expire,
-                _ = sweep.tick() => Task::Sweep,
+                _ = sweep.tick(), if sweeping.is_none() => Task::Sweep,
                 _ = upkeep.tick() => Task::Upkeep,
             };
             let mut books = self.shelf.take()?;
@@ -174,7 +179,18 @@ impl Agent {
                     self.take(&mut books, Event::Tick).await;
                     expired_at = Instant::now();
                 }
-                Task::Sweep => self.sweep(&mut books).await,
+                Task::Sweep => {
+                    let since = clock::monotonic_now();
+                    match books.apply.kernel().broom() {
+                        // The table is read beside the work: lookups would wait for it.
+                        Ok(broom) => {
+                            let sweep = move || (since, broom.sweep(since));
+                            sweeping = Some(tokio::task::spawn_blocking(sweep));
+                        }
+                        Err(error) => tracing::error!(%error, "cannot sweep the flows"),
+                    }
+                }
+                Task::Swept(since, swept) => self.swept(&mut books, since, swept).await,
                 Task::Upkeep => self.upkeep(&mut books).await,
                 Task::LookAtHooks => {
                     // The kernel answers when nobody changes interfaces: not while pods come in numbers.
@@ -418,9 +434,13 @@ impl Agent {
         }
     }
 
-    async fn sweep(&mut self, books: &mut Books) {
-        let since = clock::monotonic_now();
-        match books.apply.kernel().sweep(since) {
+    async fn swept(
+        &mut self,
+        books: &mut Books,
+        since: Timestamp,
+        swept: Result<Sweep, DatapathError>,
+    ) {
+        match swept {
             Ok(sweep) => {
                 tracing::debug!(live = sweep.live, removed = sweep.removed, "swept the flows");
                 self.take(books, Event::Swept { since, in_use: sweep.in_use }).await;
@@ -502,13 +522,13 @@ fn teach_several(
     }
 }
 
-/// What was found, once it is; never where nobody looks.
-async fn seen<T>(looking: &mut Option<JoinHandle<T>>) -> anyhow::Result<T> {
-    match looking {
+/// What comes of work beside, once it is done; never where there is none.
+async fn done<T>(beside: &mut Option<JoinHandle<T>>) -> anyhow::Result<T> {
+    match beside {
         Some(task) => {
-            let found = task.await.context("looking at the hooks broke off");
-            *looking = None;
-            found
+            let outcome = task.await.context("a look at the kernel's state broke off")?;
+            *beside = None;
+            Ok(outcome)
         }
         None => std::future::pending().await,
     }

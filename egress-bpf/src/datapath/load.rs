@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::SchedClassifier;
@@ -119,7 +120,7 @@ impl Datapath {
             inherited: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             tables: BTreeMap::new(),
-            services: BTreeMap::new(),
+            services: Arc::default(),
             stale_lists: Vec::new(),
             next_list: 0,
             // Pinned maps have the size that they were made with.
@@ -139,7 +140,8 @@ impl Datapath {
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
         self.restore_passages()?;
-        (self.services, self.next_list) = self.maps.read_services()?;
+        let (services, next_list) = self.maps.read_services()?;
+        (self.services, self.next_list) = (Arc::new(services), next_list);
         self.adopt_attached()?;
         self.finish_repairs()
     }
@@ -160,10 +162,10 @@ impl Maps {
             names: rows(ebpf, "NAMES")?,
             services: rows(ebpf, "SERVICES")?,
             backends: rows(ebpf, "BACKENDS")?,
-            flows: rows(ebpf, "FLOWS")?,
-            fragments: rows(ebpf, "FRAGMENTS")?,
-            opened: rows(ebpf, "OPENED")?,
-            released: rows(ebpf, "RELEASED")?,
+            flows: Arc::new(rows(ebpf, "FLOWS")?),
+            fragments: Arc::new(rows(ebpf, "FRAGMENTS")?),
+            opened: Arc::new(rows(ebpf, "OPENED")?),
+            released: Arc::new(rows(ebpf, "RELEASED")?),
             resolvers: rows(ebpf, "RESOLVERS")?,
             resolver_slots: rows(ebpf, "RESOLVER_SLOTS")?,
             hits: PerCpuHashMap::try_from(take(ebpf, "HITS")?)

@@ -36,6 +36,7 @@ mod unlink;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
@@ -52,7 +53,7 @@ pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
 #[cfg(debug_assertions)]
 pub use seam::fail_writes;
-pub use sweep::{Survey, Sweep};
+pub use sweep::{Broom, Survey, Sweep};
 
 use crate::abi::{
     Address, Backend, BackendKey, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, HitKey,
@@ -137,7 +138,8 @@ pub struct EndpointEntry {
     pub table: u32,
     /// Another number whenever what `table` means for live flows has changed.
     pub generation: u32,
-    /// Another number for each pod that ever had this interface, and whenever it loses an address.
+    /// Another, higher number for each pod that ever had this interface, and whenever it loses an address.
+    /// It is higher than those of all endpoints before, too.
     pub epoch: u32,
     /// Whether its lookups go to the proxy.
     pub is_dns_governed: bool,
@@ -176,7 +178,7 @@ pub struct Datapath {
     inherited: BTreeMap<u32, EndpointEntry>,
     endpoints: BTreeMap<u32, EndpointEntry>,
     tables: BTreeMap<u32, RowKeys>,
-    services: BTreeMap<ServiceKey, Written>,
+    services: Arc<BTreeMap<ServiceKey, Written>>,
     /// Lists of backends that no service names.
     stale_lists: Vec<Service>,
     /// The first number that no list of backends has.
@@ -198,10 +200,10 @@ struct Maps {
     names: Rows<NameKey, NameEntry>,
     services: Rows<ServiceKey, Service>,
     backends: Rows<BackendKey, Backend>,
-    flows: Rows<FlowKey, Flow>,
-    fragments: Rows<FragmentKey, Fragment>,
-    opened: Rows<QuotaKey, u64>,
-    released: Rows<QuotaKey, u64>,
+    flows: Arc<Rows<FlowKey, Flow>>,
+    fragments: Arc<Rows<FragmentKey, Fragment>>,
+    opened: Arc<Rows<QuotaKey, u64>>,
+    released: Arc<Rows<QuotaKey, u64>>,
     resolvers: Rows<Address, u32>,
     resolver_slots: Rows<u32, Address>,
     hits: PerCpuHashMap<MapData, HitKey, u64>,

@@ -1,6 +1,7 @@
 //! Services and their backends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Datapath;
 use super::error::DatapathError;
@@ -33,7 +34,7 @@ impl Datapath {
             self.services.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         for key in gone {
             self.maps.services.remove(&key)?;
-            if let Some(old) = self.services.remove(&key) {
+            if let Some(old) = Arc::make_mut(&mut self.services).remove(&key) {
                 self.stale_lists.push(old.row);
             }
         }
@@ -44,7 +45,7 @@ impl Datapath {
             let row = self.write_list(entry)?;
             self.maps.services.put(key, &row).inspect_err(|_| self.stale_lists.push(row))?;
             let written = Written { row, entry: entry.clone() };
-            if let Some(old) = self.services.insert(*key, written) {
+            if let Some(old) = Arc::make_mut(&mut self.services).insert(*key, written) {
                 self.stale_lists.push(old.row);
             }
             self.remove_stale_lists()?;
@@ -65,11 +66,6 @@ impl Datapath {
     /// The services that are translated, as the kernel has them.
     pub fn services(&self) -> BTreeMap<ServiceKey, ServiceEntry> {
         self.services.iter().map(|(key, written)| (*key, written.entry.clone())).collect()
-    }
-
-    /// Whether a service is known and has no such backend.
-    pub(super) fn lacks_backend(&self, key: &ServiceKey, backend: &Backend) -> bool {
-        self.services.get(key).is_some_and(|known| !known.entry.backends.contains(backend))
     }
 
     fn write_list(&mut self, entry: &ServiceEntry) -> Result<Service, DatapathError> {
@@ -125,4 +121,13 @@ impl Maps {
             places.map(|place| BackendKey { list: row.list, place }).collect();
         self.backends.remove_all(&keys)
     }
+}
+
+/// Whether a service is known and has no such backend.
+pub(super) fn lacks_backend(
+    services: &BTreeMap<ServiceKey, Written>,
+    key: &ServiceKey,
+    backend: &Backend,
+) -> bool {
+    services.get(key).is_some_and(|known| !known.entry.backends.contains(backend))
 }

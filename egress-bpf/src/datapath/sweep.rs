@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use namegate_policy::identity::Identity;
 use namegate_policy::time::Timestamp;
 
-use super::Datapath;
+use super::batch::Rows;
 use super::error::DatapathError;
+use super::services::{Written, lacks_backend};
+use super::{Datapath, EndpointEntry};
 use crate::abi::{
-    Backend, FLOW_REVOKED, Flow, FlowKey, FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER,
-    ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
+    Backend, FLOW_REVOKED, Flow, FlowKey, Fragment, FragmentKey, QuotaKey, ROLE_HAIRPIN,
+    ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY, ROLE_TRANSLATED, ServiceKey,
 };
 use crate::packet::protocol;
 use crate::verdict::flow_is_expired;
@@ -31,7 +34,6 @@ pub struct Sweep {
 
 /// The flow table as it was at one time.
 pub struct Survey {
-    opened: Vec<(QuotaKey, u64)>,
     flows: Vec<(FlowKey, Flow)>,
 }
 
@@ -45,31 +47,81 @@ enum Standing {
     Over,
 }
 
+/// What sweeps the flow table, beside the work of whoever writes the maps.
+pub struct Broom {
+    flows: Arc<Rows<FlowKey, Flow>>,
+    fragments: Arc<Rows<FragmentKey, Fragment>>,
+    opened: Arc<Rows<QuotaKey, u64>>,
+    released: Arc<Rows<QuotaKey, u64>>,
+    /// What the kernel had counted before the endpoints were noted down: of whom anything is counted, it
+    /// is known whether they are there.
+    counted: Vec<(QuotaKey, u64)>,
+    endpoints: BTreeMap<u32, (u32, Identity)>,
+    /// The highest epoch that was given by then. Who has a higher one came since.
+    last_epoch: u32,
+    services: Arc<BTreeMap<ServiceKey, Written>>,
+}
+
 impl Datapath {
-    /// Removes the flows that have expired or whose endpoint is gone, and lists what the others
-    /// use. Reads the whole flow table: a matter of milliseconds for 10,000 flows, so it belongs
-    /// beside the work, not into it.
+    /// Sweeps at once: [`Broom::sweep`].
     pub fn sweep(&mut self, now: Timestamp) -> Result<Sweep, DatapathError> {
+        self.broom()?.sweep(now)
+    }
+
+    /// Notes down what a sweep has to know; it may then run on another thread, one at a time.
+    pub fn broom(&self) -> Result<Broom, DatapathError> {
+        let counted = self.maps.opened.read_all()?;
+        let noted = |(ifindex, endpoint): (&u32, &EndpointEntry)| {
+            (*ifindex, (endpoint.epoch, endpoint.identity))
+        };
+        let endpoints: BTreeMap<u32, (u32, Identity)> = self.endpoints.iter().map(noted).collect();
+        let epochs = endpoints.values().map(|(epoch, _)| *epoch);
+        let last_epoch = epochs.chain(counted.iter().map(|(key, _)| key.epoch)).max();
+        let maps = &self.maps;
+        Ok(Broom {
+            flows: Arc::clone(&maps.flows),
+            fragments: Arc::clone(&maps.fragments),
+            opened: Arc::clone(&maps.opened),
+            released: Arc::clone(&maps.released),
+            counted,
+            endpoints,
+            last_epoch: last_epoch.unwrap_or(0),
+            services: Arc::clone(&self.services),
+        })
+    }
+
+    /// Every flow that the kernel has an entry of, expired ones included.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
+        Ok(self.maps.flows.read_all()?.into_iter().collect())
+    }
+}
+
+impl Broom {
+    /// Removes the flows that have expired or whose endpoint is gone, and lists what the others
+    /// use. Reads the whole flow table: a matter of milliseconds for 10,000 flows.
+    pub fn sweep(self, now: Timestamp) -> Result<Sweep, DatapathError> {
         let survey = self.survey()?;
         let swept = self.clear(survey, now)?;
         self.sweep_fragments(now)?;
         Ok(swept)
     }
 
-    /// Reads the flow table: the first half of [`Datapath::sweep`].
+    /// Reads the flow table: the first half of [`Broom::sweep`].
     pub fn survey(&self) -> Result<Survey, DatapathError> {
-        let opened = self.opened()?;
-        Ok(Survey { opened, flows: self.maps.flows.read_all()? })
+        Ok(Survey { flows: self.flows.read_all()? })
     }
 
-    /// Removes what a survey found dead: the second half of [`Datapath::sweep`]. A flow that a packet
+    /// Removes what a survey found dead: the second half of [`Broom::sweep`]. A flow that a packet
     /// opened again since lives.
-    pub fn clear(&mut self, survey: Survey, now: Timestamp) -> Result<Sweep, DatapathError> {
+    pub fn clear(&self, survey: Survey, now: Timestamp) -> Result<Sweep, DatapathError> {
         let mut sweep = Sweep::default();
         let (mut over, mut expired, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let mut halves = Vec::new();
         let mut translated = HashSet::new();
         for (key, flow) in survey.flows {
+            if key.epoch > self.last_epoch {
+                continue;
+            }
             if matches!(flow.role, ROLE_REPLY | ROLE_HAIRPIN_SERVER) {
                 halves.push((key, flow));
                 continue;
@@ -99,20 +151,18 @@ impl Datapath {
         for (key, half) in halves {
             // The half is written first: its flow may follow at once.
             let is_young = half.created_ns.saturating_add(SETTLED_NS) > now.as_nanos();
-            let endpoint = self.endpoints.get(&key.ifindex);
-            let is_owned = endpoint.is_some_and(|endpoint| endpoint.epoch == key.epoch);
-            if is_owned && is_young || translated.contains(&whole(&key, &half)) {
+            if self.owner(&key).is_some() && is_young || translated.contains(&whole(&key, &half)) {
                 left.push(key);
             } else {
                 expired.push((key, half));
             }
         }
         sweep.removed = over.len() + expired.len();
-        self.maps.flows.remove_all(&over)?;
+        self.flows.remove_all(&over)?;
         let again = self.remove_unchanged(&expired)?;
         sweep.removed -= again.len();
         sweep.live += again.len();
-        self.release(&survey.opened, left.iter().chain(&again))?;
+        self.release(left.iter().chain(&again))?;
         Ok(sweep)
     }
 
@@ -121,11 +171,11 @@ impl Datapath {
     fn remove_unchanged(&self, expired: &[(FlowKey, Flow)]) -> Result<Vec<FlowKey>, DatapathError> {
         let mut again = Vec::new();
         for (key, read) in expired {
-            let Some(found) = self.maps.flows.take(key)? else {
+            let Some(found) = self.flows.take(key)? else {
                 continue;
             };
             if found != *read {
-                self.maps.flows.put_new(key, &found)?;
+                self.flows.put_new(key, &found)?;
                 again.push(*key);
             }
         }
@@ -134,28 +184,50 @@ impl Datapath {
 
     /// Gives back the places of datagrams whose pieces are no longer waited for.
     fn sweep_fragments(&self, now: Timestamp) -> Result<(), DatapathError> {
-        let fragments = self.maps.fragments.read_all()?;
+        let fragments = self.fragments.read_all()?;
         let over: Vec<FragmentKey> = fragments
             .into_iter()
             .filter(|(_, fragment)| fragment.deadline_ns <= now.as_nanos())
             .map(|(key, _)| key)
             .collect();
-        self.maps.fragments.remove_all(&over)
+        self.fragments.remove_all(&over)
     }
 
-    /// Every flow that the kernel has an entry of, expired ones included.
-    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
-        Ok(self.maps.flows.read_all()?.into_iter().collect())
+    /// Gives back the room of flows that are no longer there: of all that was counted, these are `left`.
+    fn release<'a>(&self, left: impl Iterator<Item = &'a FlowKey>) -> Result<(), DatapathError> {
+        let mut held: BTreeMap<QuotaKey, u64> = BTreeMap::new();
+        for flow in left {
+            let key = QuotaKey { ifindex: flow.ifindex, epoch: flow.epoch };
+            *held.entry(key).or_default() += 1;
+            *held.entry(QuotaKey::ALL).or_default() += 1;
+        }
+        for (key, counted) in &self.counted {
+            let held = held.get(key).copied().unwrap_or(0);
+            let endpoint = self.endpoints.get(&key.ifindex);
+            let is_gone = endpoint.is_none_or(|(epoch, _)| *epoch != key.epoch);
+            if held == 0 && is_gone && *key != QuotaKey::ALL {
+                self.opened.remove(key)?;
+                self.released.remove(key)?;
+            } else {
+                self.released.put(key, &counted.wrapping_sub(held))?;
+            }
+        }
+        Ok(())
     }
 
     fn standing(&self, key: &FlowKey, flow: &Flow, now: Timestamp) -> Standing {
-        let endpoint = self.endpoints.get(&key.ifindex);
-        match endpoint.filter(|endpoint| endpoint.epoch == key.epoch) {
+        match self.owner(key) {
             Some(_) if self.is_abandoned(key, flow) => Standing::Over,
             Some(_) if flow_is_expired(key.protocol, flow, now.as_nanos()) => Standing::Expired,
-            Some(endpoint) => Standing::Live(endpoint.identity),
+            Some(identity) => Standing::Live(identity),
             None => Standing::Over,
         }
+    }
+
+    /// The identity of the endpoint that has the flow, if it is there.
+    fn owner(&self, key: &FlowKey) -> Option<Identity> {
+        let endpoint = self.endpoints.get(&key.ifindex);
+        endpoint.filter(|(epoch, _)| *epoch == key.epoch).map(|(_, identity)| *identity)
     }
 
     /// Whether a flow of datagrams goes to a backend that its service has lost: its next packet finds
@@ -170,7 +242,7 @@ impl Datapath {
         let backend = Backend { address: flow.peer, port: flow.peer_port, padding: [0; 2] };
         matches!(flow.role, ROLE_TRANSLATED | ROLE_HAIRPIN)
             && key.protocol == protocol::UDP
-            && self.lacks_backend(&service, &backend)
+            && lacks_backend(&self.services, &service, &backend)
     }
 }
 

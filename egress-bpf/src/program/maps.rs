@@ -224,22 +224,19 @@ impl Maps for KernelMaps {
     }
 
     #[inline(always)]
-    fn flows_of(&self, key: &QuotaKey) -> Option<u64> {
-        // SAFETY: single words.
-        let (opened, released) = unsafe { (*OPENED.get(key)?, *RELEASED.get(key)?) };
-        Some(opened.wrapping_sub(released))
-    }
-
-    #[inline(always)]
-    fn count_flow(&mut self, key: &QuotaKey) {
-        for key in [key, &QuotaKey::ALL] {
-            if let Some(opened) = OPENED.get_ptr_mut(key) {
-                // SAFETY: a word, written whole. Where two processors add at once one may be lost
-                // (the target has no atomic addition in stable Rust); the next sweep counts what is
-                // really there.
-                unsafe { *opened = (*opened).wrapping_add(1) };
+    fn claim_flow(&mut self, key: &QuotaKey, may: impl FnOnce(u64, u64) -> bool) -> Option<bool> {
+        // SAFETY: words, each written whole. Where two processors add at once one may be lost (the
+        // target has no atomic addition in stable Rust); the next sweep counts what is really there.
+        unsafe {
+            let (released, all_released) = (*RELEASED.get(key)?, *RELEASED.get(&QuotaKey::ALL)?);
+            let (opened, all) = (OPENED.get_ptr_mut(key)?, OPENED.get_ptr_mut(&QuotaKey::ALL)?);
+            if !may((*opened).wrapping_sub(released), (*all).wrapping_sub(all_released)) {
+                return Some(false);
             }
+            *opened = (*opened).wrapping_add(1);
+            *all = (*all).wrapping_add(1);
         }
+        Some(true)
     }
 
     #[inline(always)]

@@ -179,15 +179,12 @@ impl Maps for Simulation {
         self.flows.get_mut(key)
     }
 
-    fn flows_of(&self, key: &QuotaKey) -> Option<u64> {
-        let is_meant = |flow: &&FlowKey| {
-            *key == QuotaKey::ALL || (flow.ifindex, flow.epoch) == (key.ifindex, key.epoch)
-        };
-        u64::try_from(self.flows.keys().filter(is_meant).count()).ok()
-    }
-
     // They are counted where they are.
-    fn count_flow(&mut self, _key: &QuotaKey) {}
+    fn claim_flow(&mut self, key: &QuotaKey, may: impl FnOnce(u64, u64) -> bool) -> Option<bool> {
+        let is_own = |flow: &&FlowKey| (flow.ifindex, flow.epoch) == (key.ifindex, key.epoch);
+        let own = self.flows.keys().filter(is_own).count();
+        Some(may(u64::try_from(own).ok()?, u64::try_from(self.flows.len()).ok()?))
+    }
 
     fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full> {
         if self.flows.len() >= self.flows_max && !self.flows.contains_key(key) {

@@ -103,6 +103,7 @@ fn known<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Known,
     let Some(flow) = maps.flow(&case.key) else {
         return Ok(Known::Absent);
     };
+    case.is_entered = true;
     if flow.role == ROLE_PLAIN {
         return known_by(flow, scene, case);
     }
@@ -308,7 +309,7 @@ fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, 
     }
     let (length, ends) = (case.length, case.headers.tcp_ends());
     note(&mut case.flow, false, scene.direction, length, scene.now_ns, ends);
-    if maps.flow(&case.key).is_none() {
+    if !case.is_entered {
         claim(maps, case)?;
     }
     maps.put_flow(&case.key, &case.flow).map_err(|Full| DropReason::FlowsFull)?;
@@ -322,13 +323,11 @@ fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, 
 fn claim<M: Maps>(maps: &mut M, case: &Case) -> Result<(), DropReason> {
     let key = QuotaKey { ifindex: case.key.ifindex, epoch: case.key.epoch };
     let room = maps.config().ok_or(DropReason::MissingRow)?.flows_max as u64;
-    let all = maps.flows_of(&QuotaKey::ALL).ok_or(DropReason::MissingRow)?;
-    let own = maps.flows_of(&key).ok_or(DropReason::MissingRow)?;
-    if own >= room.saturating_sub(all) {
-        return Err(DropReason::Quota);
+    match maps.claim_flow(&key, |own, all| own < room.saturating_sub(all)) {
+        Some(true) => Ok(()),
+        Some(false) => Err(DropReason::Quota),
+        None => Err(DropReason::MissingRow),
     }
-    maps.count_flow(&key);
-    Ok(())
 }
 
 /// Enters the other half of a flow to a service: before the flow itself, without which it means

@@ -93,12 +93,10 @@ pub trait Maps {
     /// A flow, expired or not.
     fn flow(&mut self, key: &FlowKey) -> Option<&mut Flow>;
 
-    /// How many entries an endpoint, or all of them, ever made in the flow table, less those that
-    /// were removed; `None` where it is not counted.
-    fn flows_of(&self, key: &QuotaKey) -> Option<u64>;
-
-    /// Counts an entry that is about to be made, for the endpoint and for all.
-    fn count_flow(&mut self, key: &QuotaKey);
+    /// Counts an entry that is about to be made, for the endpoint and for all, where `may` says that there
+    /// is room, given how many the endpoint has and how many there are; says whether it did. `None` where
+    /// they are not counted.
+    fn claim_flow(&mut self, key: &QuotaKey, may: impl FnOnce(u64, u64) -> bool) -> Option<bool>;
 
     /// Writes a flow over what was there.
     fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), Full>;

@@ -202,6 +202,8 @@ pub struct Case {
     pub opener: Direction,
     /// Whether this is the first packet of a flow.
     pub is_first: bool,
+    /// Whether the flow table has an entry under `key`.
+    is_entered: bool,
     /// Whether nobody saw the flow open.
     is_midway: bool,
     /// Whether the endpoint's lookups go to the proxy.
@@ -242,6 +244,7 @@ impl Case {
         way: Way::Straight,
         opener: Direction::Egress,
         is_first: false,
+        is_entered: false,
         is_midway: false,
         is_dns_governed: false,
         is_translated: false,
@@ -268,6 +271,7 @@ impl Case {
         self.way = Way::Straight;
         self.opener = Direction::Egress;
         self.is_first = false;
+        self.is_entered = false;
         self.is_midway = false;
     }
 

@@ -236,6 +236,49 @@ fn flows_time_out_by_their_state() {
 }
 
 #[test]
+fn flows_without_connections_time_out_by_whether_they_were_answered() {
+    let udp = |mac, ends, ports: (u16, u16)| {
+        frame::ip(mac, ends, 17, &frame::udp(ports.0, ports.1, b"payload"))
+    };
+    let (pod, site) = (ip(POD), ip(SITE));
+    let kinds = [
+        ("UDP", udp(MAC, (pod, site), (40_000, 443)), udp(OTHER_MAC, (site, pod), (443, 40_000))),
+        (
+            "an echo",
+            frame::ip(MAC, (pod, site), 1, &frame::echo(8, 7)),
+            frame::ip(OTHER_MAC, (site, pod), 1, &frame::echo(0, 7)),
+        ),
+    ];
+    for (name, out, back) in kinds {
+        let mut waiting = Pod::new(vec![open()], vec![isolated()]);
+        assert_eq!(waiting.sends(&out), JUDGED, "{name}");
+        let mut answered = waiting.clone();
+        assert_eq!(answered.gets(&back), KNOWN, "{name}");
+        for (state, mut pod, limit) in [("waiting", waiting, 30), ("answered", answered, 300)] {
+            let mut late = pod.clone();
+            pod.pass(limit - 1);
+            assert_eq!(pod.gets(&back), KNOWN, "{name}, {state}, before its time");
+            late.pass(limit);
+            assert_ne!(late.gets(&back), KNOWN, "{name}, {state}, after it");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_flow_is_remembered_for_as_long_as_somebody_sends() {
+    let mut pod = mk_connected(mk_isolated(), SITE);
+    pod.change_policy(vec![isolated()], vec![open()]);
+    let late = back(SITE, TCP_ACK);
+    for _ in 0..3 {
+        assert_eq!(pod.gets(&late), drop(DropReason::Revoked));
+        pod.pass(119);
+    }
+    pod.pass(1);
+    // Nothing is known of it: the other end may open a flow of its own.
+    assert_ne!(pod.gets(&late), drop(DropReason::Revoked));
+}
+
+#[test]
 fn repeated_syns_do_not_outlive_the_opening_time() {
     let mut pod = mk_isolated();
     pod.sends(&out(SITE, TCP_SYN));

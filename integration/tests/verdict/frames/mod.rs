@@ -117,6 +117,7 @@ fn every_named_frame_has_its_verdict() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     println!("{} named frames, {in_kernel} of them in the kernel", rows.len());
+    ensure!(rows.len() >= 300, "{} rows", rows.len());
     twin.close()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, OUTPOST_TWIN, STRIPE};
 use namegate_integration::agent::Agent;
-use namegate_integration::apiserver::StreamedLists;
+use namegate_integration::apiserver::{Faults, StreamedLists};
 use namegate_integration::cluster::{AnyCluster, Cluster, OUTPOST_NODE, mk_pod};
 use namegate_integration::flood::{Flood, Sink};
 use namegate_integration::lab::{Lab, can_run};
@@ -285,13 +285,31 @@ fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
     let mut agent = cluster.start_outpost()?;
     let evil = SocketAddr::from((EVIL.v4, 443));
     let mut open = true;
-    for fault in ["cut", "410", "410 in the stream", "429", "500", "401", "down"] {
+    let faults = [
+        ("cut", false),
+        ("410", false),
+        ("410 in the stream", false),
+        ("watches that end soon", false),
+        ("429", true),
+        ("500", true),
+        ("401", true),
+        ("403", true),
+        ("hangs", true),
+        ("down", true),
+    ];
+    for (fault, is_away) in faults {
         cluster.api.faults(|faults| match fault {
             "429" => faults.fail_with = Some(429),
             "500" => faults.fail_with = Some(500),
             "401" => faults.fail_with = Some(401),
+            "403" => {
+                faults.forbidden =
+                    ["list", "watch"].map(|verb| (verb, vec!["egresspolicies"])).into();
+            }
+            "hangs" => faults.hangs = true,
             "down" => faults.is_down = true,
             "410 in the stream" => faults.tells_gone_in_stream = true,
+            "watches that end soon" => faults.watch_limit = Some(Duration::from_millis(300)),
             _ => {}
         });
         if fault.starts_with("410") {
@@ -299,33 +317,79 @@ fn whatever_the_api_server_does_enforcement_stays() -> Result<()> {
         }
         let before = cluster.api.requests().len();
         cluster.api.cut();
+        let asked = if fault == "watches that end soon" { 40 } else { 1 };
         if !matches!(fault, "down") {
             wait_until("the agent to ask again", RECOVERY, || {
-                Ok(cluster.api.requests().len() > before)
+                Ok(cluster.api.requests().len() >= before + asked)
             })?;
         }
         // What changes meanwhile is not known to the agent; what was known is in force.
-        let is_away = matches!(fault, "429" | "500" | "401" | "down");
+        let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
         if is_away {
-            let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
-            cluster.api.put(mk_policy(peer))?;
+            cluster.api.put(mk_policy(peer.clone()))?;
         }
         expect_echo(&cluster, &mut agent, open, SOON)?;
         assert!(cluster.outpost.web.try_tcp(evil)?.is_err(), "{fault} opens nothing");
-        if matches!(fault, "401" | "down") {
+        if matches!(fault, "401" | "403" | "down") {
             wait_until("the agent to say that it does not follow", RECOVERY, || {
                 Ok(agent.ask(&["status"])?.stdout.contains("are not followed"))
             })?;
         }
-        cluster.api.faults(|faults| *faults = Default::default());
-        if !is_away {
-            let peer = if open { json!({"cidr": "192.0.2.200/32"}) } else { echo_peer() };
+        if is_away {
+            expect_echo(&cluster, &mut agent, open, SOON)?;
+            cluster.api.faults(|faults| *faults = Faults::default());
+        } else {
             cluster.api.put(mk_policy(peer))?;
+        }
+        if fault == "hangs" {
+            cluster.api.cut();
         }
         open = !open;
         expect_echo(&cluster, &mut agent, open, RECOVERY)
             .map_err(|error| anyhow::anyhow!("after {fault}: {error:#}"))?;
+        cluster.api.faults(|faults| *faults = Faults::default());
     }
+    wait_until("the agent to say that it follows everything", RECOVERY, || {
+        Ok(!agent.ask(&["status"])?.stdout.contains("are not followed"))
+    })
+}
+
+/// Its definition was deleted while nobody watched: the agent saw no policy go.
+#[test]
+fn a_kind_that_goes_away_unseen_stays_in_force_until_it_is_back() -> Result<()> {
+    let test = "a_kind_that_goes_away_unseen_stays_in_force_until_it_is_back";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let name = "egresspolicies.namegate.dev";
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {"group": "namegate.dev", "names": {"kind": "EgressPolicy"}},
+    });
+    cluster.api.put(definition.clone())?;
+    cluster.api.put(mk_policy(echo_peer()))?;
+    let mut agent = cluster.start_outpost()?;
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    expect_echo(&cluster, &mut agent, true, SOON)?;
+
+    cluster.api.faults(|faults| faults.is_down = true);
+    cluster.api.cut();
+    cluster.api.delete("CustomResourceDefinition", "", name)?;
+    cluster.api.compact();
+    cluster.api.faults(|faults| faults.is_down = false);
+    let said = format!("the API server has no {name} any more");
+    wait_until("the agent to say that the kind is gone", RECOVERY, || {
+        agent.check()?;
+        Ok(agent.log().contains(&said))
+    })?;
+    expect_echo(&cluster, &mut agent, true, SOON)?;
+    assert!(cluster.outpost.web.try_tcp(evil)?.is_err(), "what was known stays in force");
+    assert!(agent.ask(&["status"])?.stdout.contains("are not followed"));
+
+    cluster.api.put(definition)?;
+    cluster.api.put(mk_policy(json!({"cidr": "192.0.2.200/32"})))?;
+    expect_echo(&cluster, &mut agent, false, RECOVERY)?;
+    assert!(cluster.outpost.web.try_tcp(evil)?.is_err());
+    assert_eq!(agent.log().matches(&said).count(), 1, "said once:\n{}", agent.log());
     wait_until("the agent to say that it follows everything", RECOVERY, || {
         Ok(!agent.ask(&["status"])?.stdout.contains("are not followed"))
     })

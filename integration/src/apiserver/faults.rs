@@ -28,7 +28,7 @@ pub struct Faults {
     pub token: Option<&'static str>,
     /// Watches carry no bookmarks.
     pub lacks_bookmarks: bool,
-    /// Requests are taken and not answered.
+    /// Requests are taken and not answered, until watches are cut.
     pub hangs: bool,
     /// Connections are closed as soon as they are made.
     pub is_down: bool,

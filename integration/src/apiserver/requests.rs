@@ -37,7 +37,8 @@ pub(super) async fn answer(
     let uri = request.uri().clone();
     shared.lock().requests.push(format!("{} {uri}", request.method()));
     if shared.lock().faults.hangs {
-        std::future::pending::<()>().await;
+        // The sender lives as long as the server.
+        let _closed = shared.cuts.subscribe().changed().await;
     }
     let outcome = respond(&shared, request).await;
     let retry_after = shared.lock().faults.retry_after;

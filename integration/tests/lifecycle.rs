@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
 use namegate_integration::agent::{Agent, binary};
 use namegate_integration::manifests::Manifests;
@@ -26,6 +26,7 @@ fn enforcement_outlives_the_agent_and_a_restart_takes_over() -> Result<()> {
     let evil = SocketAddr::from((EVIL.v6, 443));
     let mut live = town.checkout.connect((DB.v4, DB_PORT).into())??;
     town.checkout.resolve("api.stripe.com")?;
+    agent.expect_remembered(&town)?;
     agent.kill()?;
 
     echo(&mut live)?;
@@ -35,6 +36,7 @@ fn enforcement_outlives_the_agent_and_a_restart_takes_over() -> Result<()> {
 
     let mut agent = Agent::start(&town, &manifests, &[])?;
     echo(&mut live)?;
+    town.checkout.try_tcp(site)?.context("what the first agent learned is open under the next")?;
     assert!(town.checkout.try_tcp(evil)?.is_err());
     assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
     assert_eq!(town.checkout.resolve("api.stripe.com")?.status, "NOERROR");

@@ -1,6 +1,7 @@
 //! The real `namegate` binary, running on a lab's node.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -117,7 +118,19 @@ impl Agent {
         Self::spawn_on(&town.lab, &town.node.namespace, manifests, version, arguments)
     }
 
-    /// The same on a node that no town is around.
+    /// Starts the agent with this in its environment, and does not wait.
+    pub fn spawn_with(
+        town: &Town,
+        manifests: &Manifests,
+        environment: impl IntoIterator<Item = (&'static str, OsString)>,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut command = command(&town.node.namespace)?;
+        command.envs(environment);
+        Self::launch(&town.lab, manifests, command, "", arguments)
+    }
+
+    /// The same as [`Self::spawn_version`] on a node that no town is around.
     pub fn spawn_on(
         lab: &Lab,
         node: &Namespace,

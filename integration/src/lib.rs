@@ -41,3 +41,4 @@ pub mod scene;
 pub mod site;
 pub mod tls;
 pub mod town;
+pub mod wall_clock;

@@ -191,7 +191,7 @@ fn serve_term(
         return runtime.block_on(pass_on(heir, sockets, signals));
     }
     writer.close();
-    if args.detach_on_exit {
+    if args.detach_on_exit || matches!(outcome, Ok(Ending::Detached)) {
         uninstall::remove_file(lock.path())?;
         uninstall::remove_empty(&args.node.run_dir());
     }
@@ -243,6 +243,8 @@ struct Asked {
 enum Ending {
     /// For good.
     Ended,
+    /// For good, with the node as it was found.
+    Detached,
     /// Another agent goes on, once it has the lock and these.
     HandedOver(Heir, Vec<Sockets>),
 }
@@ -282,8 +284,9 @@ async fn serve(
     match summons {
         Summons::Signal(name) => {
             tracing::info!(signal = name, "ending");
-            agent.end(args, args.detach_on_exit).await?;
-            Ok(Ending::Ended)
+            let detaches = args.detach_on_exit || agent.is_last();
+            agent.end(args, detaches).await?;
+            Ok(if detaches { Ending::Detached } else { Ending::Ended })
         }
         Summons::Heir(heir) => {
             tracing::info!("handing over to another agent");

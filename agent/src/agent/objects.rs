@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::work::report_problems;
 use crate::cli::AgentArgs;
-use crate::kubernetes::{self, Access, NodeView, Reporting, WatchHealth};
+use crate::kubernetes::{self, Access, DaemonSetFate, NodeView, Reporting, WatchHealth};
 use crate::lock::AgentLock;
 use crate::source::{self, Changes, Directory};
 use crate::uninstall;
@@ -148,6 +148,20 @@ impl Objects {
         };
         let options = kubernetes::ReportOptions { node_name, lease: args.status_lease };
         Some(Reporting::begin(cluster.connection.clone(), cluster.source.facts(), &options))
+    }
+
+    /// Follows the DaemonSet without which the agent leaves the node, where there is one.
+    pub(super) fn follow_daemon_set(
+        &self,
+        args: &AgentArgs,
+    ) -> Option<(watch::Receiver<DaemonSetFate>, JoinHandle<()>)> {
+        let (Self::Cluster(cluster), Some(name)) = (self, &args.detach_with) else {
+            return None;
+        };
+        let (send, fate) = watch::channel(DaemonSetFate::default());
+        let connection = cluster.connection.clone();
+        let following = kubernetes::follow_daemon_set(connection, name.clone(), send);
+        Some((fate, tokio::spawn(following)))
     }
 
     /// Hands on what changes from now on; `None` where nothing is followed.

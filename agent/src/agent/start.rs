@@ -60,6 +60,7 @@ pub(super) async fn start(
     let objects = changes.upserts.len();
     let is_in_cluster = node_name.is_some();
     let reporting = source.report(node_name.clone(), args);
+    let (daemon_set, following) = source.follow_daemon_set(args).unzip();
     let refused = changes.problems.iter().filter(|problem| !problem.is_foreign()).count();
     shared.metrics.refused(refused as u64);
 
@@ -168,9 +169,10 @@ pub(super) async fn start(
         metrics: Arc::clone(&shared.metrics),
         waiting: Waiting::default(),
         windows: Windows::default(),
-        tasks: Vec::new(),
+        tasks: following.into_iter().collect(),
         records: None,
         reporting,
+        daemon_set,
         hooks: HookReport::default(),
         ready_file: args.ready_file.clone(),
         phase: shared.phase.clone(),

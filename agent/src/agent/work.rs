@@ -36,7 +36,7 @@ use crate::dns::LessonRequest;
 use crate::endpoints::{Town, Wanted};
 use crate::flows::Follower;
 use crate::hooks::HookReport;
-use crate::kubernetes::{NodeView, Reporting};
+use crate::kubernetes::{DaemonSetFate, NodeView, Reporting};
 use crate::metrics::{Metrics, Step};
 use crate::remembered::{Keeper, Pods};
 use crate::source::{Changes, Problem};
@@ -86,6 +86,8 @@ pub(super) struct Agent {
     pub(super) records: Option<Follower>,
     /// Who reports what is in force, and what they know of it.
     pub(super) reporting: Option<(Reporting, NodeView)>,
+    /// What is known of the DaemonSet without which the agent leaves the node, where there is one.
+    pub(super) daemon_set: Option<watch::Receiver<DaemonSetFate>>,
     pub(super) hooks: HookReport,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) phase: PhaseCell,
@@ -202,6 +204,12 @@ impl Agent {
             self.waiting.settle(&books.state, &books.apply);
             self.shelf.lay(books);
         }
+    }
+
+    /// Whether the DaemonSet that put this agent on the node was deleted, so that none comes after it.
+    pub(super) fn is_last(&self) -> bool {
+        let fate = self.daemon_set.as_ref().map(|fate| *fate.borrow());
+        fate == Some(DaemonSetFate::Deleted)
     }
 
     /// Ends in order, and gives back the sockets of lookups: enforcement stays pinned unless it

@@ -137,6 +137,15 @@ pub struct AgentArgs {
     /// Remove everything from the node at the end, as if the agent had never run
     #[arg(long, env = "NAMEGATE_DETACH_ON_EXIT")]
     pub detach_on_exit: bool,
+    /// Do the same where the DaemonSet of this name, in the namespace of the agent's account, was seen to be
+    /// deleted, as uninstalling the chart does. While the API server has not said so enforcement stays
+    #[arg(
+        long,
+        env = "NAMEGATE_DETACH_WITH",
+        value_name = "DAEMONSET",
+        conflicts_with = "manifests"
+    )]
+    pub detach_with: Option<String>,
     /// Go on with the lookups of an agent that runs on this node, which ends its work then, in place of
     /// refusing to start beside it
     #[arg(long, env = "NAMEGATE_TAKE_OVER")]

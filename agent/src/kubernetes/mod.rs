@@ -8,6 +8,7 @@
 
 mod client;
 mod commons;
+mod daemon_set;
 mod definitions;
 mod discovery;
 mod gather;
@@ -23,6 +24,7 @@ mod trouble;
 mod watch;
 
 pub use client::{Access, ConnectError, Connection, connect};
+pub use daemon_set::{DaemonSetFate, follow_daemon_set};
 pub use definitions::definitions;
 pub use health::WatchHealth;
 pub use journal::{draft as journal_draft, heirs_path as heirs_journal_path, path as journal_path};

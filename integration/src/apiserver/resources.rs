@@ -43,7 +43,7 @@ const NAMEGATE: (&str, &str) = ("namegate.dev", "v1alpha1");
 const CILIUM: (&str, &str) = ("cilium.io", "v2");
 
 /// Kinds that every API server has.
-pub const BUILT_IN: [Resource; 9] = [
+pub const BUILT_IN: [Resource; 10] = [
     mk(
         ("apiextensions.k8s.io", "v1"),
         "CustomResourceDefinition",
@@ -51,6 +51,7 @@ pub const BUILT_IN: [Resource; 9] = [
         false,
         true,
     ),
+    mk(("apps", "v1"), "DaemonSet", "daemonsets", true, true),
     mk(CORE, "Namespace", "namespaces", false, true),
     mk(CORE, "Node", "nodes", false, true),
     mk(CORE, "Pod", "pods", true, true),

@@ -1,4 +1,5 @@
-//! What the chart takes for granted of an agent: what is left of it once the chart is uninstalled.
+//! What the chart takes for granted of an agent: when it counts as alive, and what is left of it once the
+//! chart is uninstalled.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use namegate_integration::agent::Agent;
 use namegate_integration::cluster::{Cluster, OUTPOST_NODE};
 use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -121,5 +122,31 @@ fn an_agent_whose_daemon_set_is_deleted_leaves_its_node_as_it_was() -> Result<()
     let lab = &node.cluster.town.lab;
     assert!(!lab.pins().join(OUTPOST_NODE).exists(), "programs and maps are gone");
     assert!(!lab.file(&format!("run-{OUTPOST_NODE}")).exists(), "so is what it kept");
+    Ok(())
+}
+
+#[test]
+fn an_agent_is_alive_while_it_waits_and_not_when_it_hangs() -> Result<()> {
+    let test = "an_agent_is_alive_while_it_waits_and_not_when_it_hangs";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.api.faults(|faults| faults.is_down = true);
+    let agent = cluster.spawn_outpost()?;
+    agent.expect_log("no answer from the API server")?;
+    let alive = |agent: &Agent| agent.ask(&["alive"]);
+    let asked = alive(&agent)?;
+    assert_eq!(asked.code(), 0, "it waits for the API server: {asked:?}");
+    cluster.api.faults(|faults| faults.is_down = false);
+    let agent = agent.expect_ready()?;
+    assert_eq!(alive(&agent)?.code(), 0);
+
+    let process = Pid::from_raw(agent.process_id().try_into()?).context("a process number")?;
+    kill_process(process, Signal::STOP)?;
+    let asked = alive(&agent)?;
+    kill_process(process, Signal::CONT)?;
+    assert_eq!(asked.code(), 1, "{asked:?}");
+    assert!(asked.stderr.contains("not alive"), "{asked:?}");
+    assert_eq!(alive(&agent)?.code(), 0, "it goes on");
+    agent.kill()?;
+    assert_eq!(cluster.start_outpost()?.ask(&["alive"])?.code(), 0, "so does the next one");
     Ok(())
 }

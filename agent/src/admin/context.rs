@@ -12,7 +12,7 @@ use namegate_egress_bpf::datapath::{DatapathError, Fill, Reader};
 use namegate_policy::rule::PolicyRef;
 
 use super::hits::HitBook;
-use super::{Desk, Failure, Phase, PhaseCell, Recent, View};
+use super::{Desk, Failure, Phase, PhaseCell, Pulse, Recent, View};
 use crate::audit::AuditLog;
 use crate::cni::Standing;
 use crate::kubernetes::WatchHealth;
@@ -32,6 +32,8 @@ pub struct Context {
     pub desk: Desk,
     /// How far the agent is.
     pub phase: PhaseCell,
+    /// When the state's owner turned last.
+    pub pulse: Pulse,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Endpoints, pods, tables and learned names.
@@ -62,6 +64,7 @@ impl Context {
         Self {
             desk,
             phase: PhaseCell::default(),
+            pulse: Pulse::new(),
             metrics: Arc::default(),
             registry,
             log,

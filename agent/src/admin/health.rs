@@ -1,5 +1,8 @@
-//! `/healthz`: the agent answers. `/readyz`: everything of the first read is enforced and the programs
+//! `/healthz`: the agent answers, and the owner of its state goes on, as `namegate alive` says it by exit
+//! code. `/readyz`: everything of the first read is enforced and the programs
 //! are where they belong, as `namegate ready` says it by exit code.
+
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,6 +11,10 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Phase};
+
+/// How long the owner of the state may be at one task. It turns every 400 ms, and writes everything that a
+/// node has in seconds.
+const TURN_MAX: Duration = Duration::from_secs(60);
 
 /// Which agent answers.
 #[derive(Debug, Deserialize, Serialize)]
@@ -26,8 +33,20 @@ pub(super) fn versioned() -> Router<Context> {
     Router::new().route("/version", get(version))
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+async fn healthz(State(context): State<Context>) -> (StatusCode, String) {
+    health(context.phase.now(), context.pulse.silence())
+}
+
+/// An agent that starts waits for the API server as long as that takes, and one that ends has a limit of
+/// its kubelet's: only the work between has a pulse.
+fn health(phase: Phase, silence: Duration) -> (StatusCode, String) {
+    match phase {
+        Phase::Enforcing if silence > TURN_MAX => {
+            let text = format!("hangs: at one task for {} s\n", silence.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        Phase::Starting | Phase::Enforcing | Phase::Ending => (StatusCode::OK, "ok\n".to_owned()),
+    }
 }
 
 async fn readyz(State(context): State<Context>) -> (StatusCode, String) {
@@ -58,6 +77,20 @@ async fn version() -> Json<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_work_that_stands_still_is_ill() {
+        let long = TURN_MAX + Duration::from_secs(1);
+        for (phase, silence, status, text) in [
+            (Phase::Starting, long, 200, "ok\n"),
+            (Phase::Enforcing, TURN_MAX, 200, "ok\n"),
+            (Phase::Enforcing, long, 503, "hangs: at one task for 61 s\n"),
+            (Phase::Ending, long, 200, "ok\n"),
+        ] {
+            let (found, said) = health(phase, silence);
+            assert_eq!((found.as_u16(), &*said), (status, text));
+        }
+    }
 
     #[test]
     fn ready_is_who_enforces_and_lacks_nothing() {

@@ -176,6 +176,7 @@ pub(super) async fn start(
         hooks: HookReport::default(),
         ready_file: args.ready_file.clone(),
         phase: shared.phase.clone(),
+        pulse: shared.pulse.clone(),
         wall: clock::WallWatch::begin(),
     };
 
@@ -238,6 +239,7 @@ pub(super) async fn start(
         ready_file::write(path, std::iter::empty())
             .with_context(|| format!("cannot write --ready-file {}", path.display()))?;
     }
+    agent.pulse.beat();
     agent.phase.enter(Phase::Enforcing);
     tracing::info!(
         objects,

@@ -25,7 +25,7 @@ use super::books::{Books, Shelf};
 use super::inbox::Inbox;
 use super::start::{Listen, update_proxy};
 use super::windows::Windows;
-use crate::admin::{Failure, PhaseCell, Question, View};
+use crate::admin::{Failure, PhaseCell, Pulse, Question, View};
 use crate::apply::Unknown;
 use crate::audit::AuditLog;
 use crate::cli::AgentArgs;
@@ -91,6 +91,7 @@ pub(super) struct Agent {
     pub(super) hooks: HookReport,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) phase: PhaseCell,
+    pub(super) pulse: Pulse,
     pub(super) wall: WallWatch,
 }
 
@@ -142,6 +143,7 @@ impl Agent {
         let mut expired_at = Instant::now();
         let (mut looking, mut sweeping) = (None, None);
         loop {
+            self.pulse.beat();
             let books = self.shelf.take()?;
             let due =
                 until(self.shelf.lay(books)).max(EXPIRY_STEP.saturating_sub(expired_at.elapsed()));

@@ -137,6 +137,14 @@ impl Client {
             .map_err(|source| ClientError::Unreadable { path: path.to_owned(), source })
     }
 
+    /// Whether `path` is answered well within `time`.
+    pub fn answers(&self, path: &str, time: Duration) -> Result<(), ClientError> {
+        self.run(async {
+            let asked = tokio::time::timeout(time, self.ask(path)).await;
+            asked.unwrap_or_else(|_| Err(self.broken(io::ErrorKind::TimedOut.into()))).map(drop)
+        })
+    }
+
     /// Asks for `path` and hands on each line of the answer as it comes, until `take` has enough, the
     /// answer ends, or the agent does.
     pub fn lines(

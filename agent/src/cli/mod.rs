@@ -26,7 +26,9 @@ mod why;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +48,7 @@ pub use size_args::SizeArgs;
 pub use suggest::SuggestArgs;
 pub use why::{Transport, WhyArgs};
 
+use crate::admin::DEFAULT_SOCKET;
 use crate::ready_file::{self, Readiness};
 
 const ABOUT: &str = "A DNS-aware egress firewall for Kubernetes pods, beside any CNI";
@@ -145,6 +148,12 @@ pub enum Command {
         #[arg(long, env = "NAMEGATE_READY_FILE", value_name = "FILE")]
         ready_file: PathBuf,
     },
+    /// Say by the exit code whether the running agent goes on, be it that it waits for its API server
+    Alive {
+        /// The agent's socket
+        #[arg(long, env = "NAMEGATE_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
+        socket: PathBuf,
+    },
     /// Remove everything that an agent left on this node
     Uninstall(NodeArgs),
     /// Print a completion script for a shell
@@ -202,6 +211,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Crds => crds::run(),
         Command::Schema { subject } => schema::run(subject),
         Command::Ready { ready_file } => is_ready(&ready_file),
+        Command::Alive { socket } => report(is_alive(&socket)),
         Command::Uninstall(args) => report(crate::uninstall::run(&args)),
         Command::Version => print(concat!("namegate ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
     }
@@ -244,6 +254,12 @@ fn is_ready(file: &Path) -> ExitCode {
         }
     }
     ExitCode::FAILURE
+}
+
+/// Fails where nobody answers soon, or says that the work stands still.
+fn is_alive(socket: &Path) -> anyhow::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    Client::at(socket).answers("/healthz", PATIENCE).context("not alive")
 }
 
 fn report(outcome: anyhow::Result<()>) -> ExitCode {

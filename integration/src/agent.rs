@@ -59,7 +59,31 @@ impl Agent {
         kubeconfig: &Path,
         arguments: &[&str],
     ) -> Result<Self> {
-        Self::launch_in(lab, node, (name, ""), kubeconfig, arguments)
+        Self::launch_in(lab, command(node)?, (name, ""), kubeconfig, arguments)
+    }
+
+    /// Starts it as a container with these capabilities would be: it has no others and can gain none, and
+    /// may write to nothing on disk but the lab's folder. Does not wait.
+    pub fn spawn_confined(
+        (lab, node): (&Lab, &Namespace),
+        name: &str,
+        kubeconfig: &Path,
+        capabilities: &[String],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        const READ_ONLY_ROOT: &str =
+            r#"mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@""#;
+        let bounds: String =
+            capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+        let mut command = node.command("unshare");
+        command
+            .env("NO_COLOR", "1")
+            .args(["--mount", "--propagation", "private", "sh", "-c", READ_ONLY_ROOT])
+            .arg(lab.folder())
+            .args(["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"])
+            .arg(format!("--bounding-set=-all{bounds}"))
+            .arg(binary()?);
+        Self::launch_in(lab, command, (name, ""), kubeconfig, arguments)
     }
 
     /// Starts another agent of the Node `name` beside the one that runs, to go on in its place, and does
@@ -72,19 +96,18 @@ impl Agent {
         arguments: &[&str],
     ) -> Result<Self> {
         let arguments = [arguments, &["--take-over"]].concat();
-        Self::launch_in(lab, node, (name, "heir-"), kubeconfig, &arguments)
+        Self::launch_in(lab, command(node)?, (name, "heir-"), kubeconfig, &arguments)
     }
 
     /// Starts an agent of a Node whose logs have names of their own.
     fn launch_in(
         lab: &Lab,
-        node: &Namespace,
+        mut command: Command,
         (name, logs): (&str, &str),
         kubeconfig: &Path,
         arguments: &[&str],
     ) -> Result<Self> {
         let audit = AuditLog::new(&lab.file(&format!("{logs}audit-{name}.log")));
-        let mut command = command(node)?;
         command
             .arg("agent")
             .arg("--kubeconfig")

@@ -1,14 +1,14 @@
-//! What the chart takes for granted of an agent: when it counts as alive, and what is left of it once the
-//! chart is uninstalled.
+//! What the chart takes for granted of an agent: with what rights it works, when it counts as alive, and
+//! what is left of it once the chart is uninstalled.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL};
+use namegate_integration::addresses::{ECHO, ECHO_PORT, EVIL, STRIPE};
 use namegate_integration::agent::Agent;
-use namegate_integration::cluster::{Cluster, OUTPOST_NODE};
+use namegate_integration::cluster::{Cluster, OUTPOST_NODE, TOWN_NODE};
 use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
@@ -148,5 +148,60 @@ fn an_agent_is_alive_while_it_waits_and_not_when_it_hangs() -> Result<()> {
     assert_eq!(alive(&agent)?.code(), 0, "it goes on");
     agent.kill()?;
     assert_eq!(cluster.start_outpost()?.ask(&["alive"])?.code(), 0, "so does the next one");
+    Ok(())
+}
+
+/// The capabilities that the chart gives the agent.
+fn capabilities_of_the_chart() -> Result<Vec<String>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/namegate/templates/_names.tpl");
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("add: ["));
+    let names = line.context("no capabilities in _names.tpl")?.trim_end_matches(']');
+    Ok(names.split(',').map(|name| name.trim().to_lowercase()).collect())
+}
+
+#[test]
+fn an_agent_works_with_the_rights_that_the_chart_gives_it() -> Result<()> {
+    let test = "an_agent_works_with_the_rights_that_the_chart_gives_it";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    cluster.apply("checkout-apis.yaml")?;
+    let capabilities = capabilities_of_the_chart()?;
+    let town = &cluster.town;
+    let start = |arguments: &[&str]| {
+        let (lab, node) = (&town.lab, &town.node.namespace);
+        Agent::spawn_confined(
+            (lab, node),
+            TOWN_NODE,
+            &cluster.kubeconfig,
+            &capabilities,
+            arguments,
+        )?
+        .expect_ready()
+    };
+    for arguments in [&["--attach", "auto"][..], &["--attach", "clsact"]] {
+        let agent = start(arguments)?;
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.process_id()))?;
+        let field = |name: &str| {
+            let found = status.lines().find_map(|line| line.strip_prefix(name));
+            found.map(str::trim).with_context(|| format!("no {name} in {status}"))
+        };
+        for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+            let bits = u64::from_str_radix(field(set)?, 16)?.count_ones();
+            assert_eq!(usize::try_from(bits)?, capabilities.len(), "{set} {capabilities:?}");
+        }
+        assert_eq!(field("NoNewPrivs:")?, "1");
+
+        assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
+        assert!(town.checkout.try_tcp((EVIL.v4, 443).into())?.is_err(), "no rule");
+        assert_eq!(town.checkout.resolve("api.stripe.com")?.status, "NOERROR");
+        town.checkout.try_tcp((STRIPE.v4, 443).into())?.context("a name that was learned")?;
+        assert_eq!(agent.ask(&["alive"])?.code(), 0);
+        // The next one takes over with no more than these.
+        agent.kill()?;
+    }
+    let agent = start(&["--detach-on-exit"])?;
+    assert!(agent.stop(Signal::TERM)?.success());
+    assert!(!town.lab.pins().join(TOWN_NODE).exists(), "it takes away what it made");
+    town.checkout.try_tcp((EVIL.v4, 443).into())?.context("nothing judges any more")?;
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! What agents write in the API server: the status of policies, by one of them, and Events.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use namegate_integration::addresses::{ECHO, EVIL};
 use namegate_integration::agent::Agent;
 use namegate_integration::apiserver::{ApiServer, StreamedLists};
@@ -39,6 +39,18 @@ fn mk_guard() -> Value {
             "type": "Elsewhere", "status": "True", "reason": "Else", "message": "another's",
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }]},
+    })
+}
+
+/// A ClusterEgressPolicy over the web pods of all namespaces, before the namespaced ones.
+fn mk_floor(name: &str, peer: Value) -> Value {
+    json!({
+        "apiVersion": "namegate.dev/v1alpha1", "kind": "ClusterEgressPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}},
+            "egress": [{"to": [peer]}],
+        },
     })
 }
 
@@ -103,6 +115,8 @@ fn status_says_what_is_in_force_and_what_is_refused() -> Result<()> {
     api.put(mk_policy("web", echo_peer()))?;
     api.put(mk_policy("bad", json!({"fqdn": "api.*.com"})))?;
     api.put(mk_guard())?;
+    api.put(mk_floor("all", json!({"cidr": "192.0.2.0/24"})))?;
+    api.put(mk_floor("broken", json!({"fqdn": "api.*.com"})))?;
     let (mut town, mut outpost) = (cluster.start_town()?, cluster.start_outpost()?);
 
     let in_force = ("True Programmed 1", &["in force for 2 pods on 2 nodes"][..]);
@@ -113,6 +127,12 @@ fn status_says_what_is_in_force_and_what_is_refused() -> Result<()> {
 
     let why = &["spec.egress[0].to[0].fqdn", "what it selects is closed"][..];
     expect_condition(api, (BAD, "Accepted"), ("False Invalid 1", why), SOON)?;
+    let all = ("ClusterEgressPolicy", "", "all");
+    expect_condition(api, (all, "Accepted"), ("True Accepted 1", &[]), SOON)?;
+    expect_condition(api, (all, "Programmed"), ("True Programmed 1", &["2 nodes"]), SOON)?;
+    let broken = ("ClusterEgressPolicy", "", "broken");
+    expect_condition(api, (broken, "Accepted"), ("False Invalid 1", why), SOON)?;
+    expect_condition(api, (broken, "Programmed"), ("False NotAccepted 1", &[]), SOON)?;
     let closed = ("False NotAccepted 1", &["2 pods are closed"][..]);
     expect_condition(api, (BAD, "Programmed"), closed, SOON)?;
 
@@ -123,10 +143,12 @@ fn status_says_what_is_in_force_and_what_is_refused() -> Result<()> {
     assert_eq!(status["conditions"].as_array().map(Vec::len), Some(3), "{status}");
     assert_eq!(status["endpoints"], Value::Null, "{status}");
 
-    // One Event, with all that `kubectl describe` shows.
-    wait_until("the Event", SOON, || Ok(!api.objects("Event")?.is_empty()))?;
-    let events = api.objects("Event")?;
-    assert_eq!(events.len(), 1, "{events:?}");
+    // One Event for each that is refused, with all that `kubectl describe` shows.
+    wait_until("the Events", SOON, || Ok(api.objects("Event")?.len() >= 2))?;
+    let mut events = api.objects("Event")?;
+    assert_eq!(events.len(), 2, "{events:?}");
+    events.sort_by_key(|event| event["regarding"]["name"] != "bad");
+    assert_eq!(events[1]["regarding"]["name"], "broken");
     assert_eq!(events[0]["regarding"]["name"], "bad");
     assert_eq!(events[0]["metadata"]["namespace"], "shop");
     assert!(events[0]["note"].as_str().unwrap().contains("spec.egress[0].to[0].fqdn"));
@@ -148,6 +170,38 @@ fn status_says_what_is_in_force_and_what_is_refused() -> Result<()> {
     expect_condition(api, (WEB, "Programmed"), kept, SOON)?;
     town.check()?;
     outpost.check()
+}
+
+#[test]
+fn many_policies_are_written_about_at_a_pace() -> Result<()> {
+    /// Writes of a turn, and how many turns there are in a second: as README and the writer have it.
+    const EACH_TURN: usize = 20;
+    const POLICIES: usize = 100;
+    let test = "many_policies_are_written_about_at_a_pace";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let api = &cluster.api;
+    let mut agent = cluster.start_outpost()?;
+    wait_until("a writer", SOON, || Ok(writer(api)?.is_some()))?;
+    let written = || requests(api, "PATCH", "/status");
+    let before = written();
+    for number in 0..POLICIES {
+        api.put(mk_policy(&format!("web-{number}"), echo_peer()))?;
+    }
+    let began = Instant::now();
+    wait_until("all to be written about", RETRIED, || {
+        agent.check()?;
+        let count = written() - before;
+        // The first turn may come at once, and another may have begun since.
+        let turns = usize::try_from(began.elapsed().as_secs())? + 2;
+        ensure!(count <= turns * EACH_TURN, "{count} writes in {turns} turns");
+        Ok((0..POLICIES).all(|number| {
+            let policy = ("EgressPolicy", "shop", &*format!("web-{number}"));
+            condition(api, policy, "Accepted").is_ok_and(|(brief, _)| brief == "True Accepted 1")
+        }))
+    })?;
+    let least = POLICIES / EACH_TURN - 2;
+    ensure!(began.elapsed().as_secs() >= least as u64, "in {:?}", began.elapsed());
+    Ok(())
 }
 
 #[test]

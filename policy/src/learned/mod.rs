@@ -16,6 +16,7 @@
 
 mod changes;
 mod slab;
+mod spread;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};

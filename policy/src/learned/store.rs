@@ -5,9 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use hashbrown::HashTable;
-
 use super::slab::{Index, Slab};
+use super::spread::Spread;
 use super::{Lease, Place};
 use crate::identity::Identity;
 use crate::name::DnsName;
@@ -25,8 +24,8 @@ pub(super) struct Store {
     names: Slab<HeldName>,
     addresses: Slab<HeldAddress>,
     pairs: Slab<Pair>,
-    by_name: HashTable<Index>,
-    by_address: HashTable<Index>,
+    by_name: Spread,
+    by_address: Spread,
     hasher: RandomState,
     octets: usize,
 }
@@ -99,8 +98,8 @@ impl Store {
         self.names.octets()
             + self.addresses.octets()
             + self.pairs.octets()
-            + self.by_name.allocation_size()
-            + self.by_address.allocation_size()
+            + self.by_name.octets()
+            + self.by_address.octets()
     }
 
     pub(super) fn name(&self, index: Index) -> Option<&HeldName> {
@@ -140,14 +139,14 @@ impl Store {
             let held = self.names.get(*index);
             held.is_some_and(|held| held.identity == identity && held.name == *name)
         };
-        self.by_name.find(self.hasher.hash_one((identity, name)), is_it).copied()
+        self.by_name.find(self.hasher.hash_one((identity, name)), is_it)
     }
 
     pub(super) fn find_address(&self, place: Place) -> Option<Index> {
         let is_it = |index: &Index| {
             self.addresses.get(*index).is_some_and(|held| (held.identity, held.address) == place)
         };
-        self.by_address.find(self.hasher.hash_one(place), is_it).copied()
+        self.by_address.find(self.hasher.hash_one(place), is_it)
     }
 
     /// The pair of a name and an address, by way of the shorter chain.
@@ -180,7 +179,7 @@ impl Store {
         let held = HeldName { name: name.clone(), identity, first: None, count: 0 };
         let index = self.names.insert(held);
         let hash = self.hasher.hash_one((identity, name));
-        self.by_name.insert_unique(hash, index, |at| hash_name(&self.hasher, &self.names, *at));
+        self.by_name.insert(hash, index, |at| hash_name(&self.hasher, &self.names, *at));
         index
     }
 
@@ -189,7 +188,7 @@ impl Store {
         let (identity, address) = place;
         let held = HeldAddress { address, identity, first: None, count: 0 };
         let index = self.addresses.insert(held);
-        self.by_address.insert_unique(self.hasher.hash_one(place), index, |at| {
+        self.by_address.insert(self.hasher.hash_one(place), index, |at| {
             hash_address(&self.hasher, &self.addresses, *at)
         });
         index
@@ -253,7 +252,7 @@ impl Store {
                 self.octets -= NAME_OCTETS + held.name.as_wire().len();
             }
             let rehash = |at: &Index| hash_name(&self.hasher, &self.names, *at);
-            drop_entry(&mut self.by_name, hash, pair.name, rehash);
+            self.by_name.remove(hash, pair.name, rehash);
         }
         is_last
     }
@@ -275,7 +274,7 @@ impl Store {
             self.addresses.remove(pair.address);
             self.octets -= ADDRESS_OCTETS;
             let rehash = |at: &Index| hash_address(&self.hasher, &self.addresses, *at);
-            drop_entry(&mut self.by_address, self.hasher.hash_one(place), pair.address, rehash);
+            self.by_address.remove(self.hasher.hash_one(place), pair.address, rehash);
         }
         Some((place, is_last))
     }
@@ -287,21 +286,6 @@ fn hash_name(hasher: &RandomState, names: &Slab<HeldName>, index: Index) -> u64 
 
 fn hash_address(hasher: &RandomState, addresses: &Slab<HeldAddress>, index: Index) -> u64 {
     addresses.get(index).map_or(0, |held| hasher.hash_one((held.identity, held.address)))
-}
-
-/// Takes `index` out of `table`, which gives room back when little of it is used.
-fn drop_entry(
-    table: &mut HashTable<Index>,
-    hash: u64,
-    index: Index,
-    rehash: impl Fn(&Index) -> u64,
-) {
-    if let Ok(entry) = table.find_entry(hash, |known| *known == index) {
-        entry.remove();
-    }
-    if table.len() * 3 < table.capacity() {
-        table.shrink_to(table.len(), rehash);
-    }
 }
 
 impl Instant {

@@ -1,6 +1,7 @@
-//! What the speed of lookups is meant to be beside other name servers, and what came out: medians of
-//! what each round says by itself, since rounds differ more than the subjects of one.
+//! What lookups are meant to cost beside other name servers and beside a loud pod, and what came out:
+//! medians of what each round says by itself, since rounds differ more than the subjects of one.
 
+use crate::fair::Fairness;
 use crate::report::{Row, median};
 use crate::subject::Kind;
 
@@ -114,6 +115,26 @@ pub(crate) fn outcomes(rows: &[Row]) -> impl Iterator<Item = Outcome> {
         let Aim { key, text, limit, .. } = *aim;
         Some(Outcome { key, text, limit, found: median(&each) })
     })
+}
+
+/// What a quiet pod may wait and lose beside a loud one.
+pub(crate) fn quiet(fairness: &Fairness) -> [Outcome; 2] {
+    let Fairness { alone, beside, .. } = fairness;
+    let undisturbed = median(&alone.p99);
+    [
+        Outcome {
+            key: "quiet_p99_us",
+            text: "99th percentile of a quiet pod beside a loud one, in us",
+            limit: Limit::AtMost((2.0 * undisturbed).max(undisturbed + 2000.0)),
+            found: median(&beside.p99),
+        },
+        Outcome {
+            key: "quiet_lost_percent",
+            text: "answers that a quiet pod loses beside a loud one, in %",
+            limit: Limit::AtMost(0.1),
+            found: beside.lost_percent(),
+        },
+    ]
 }
 
 impl Outcome {

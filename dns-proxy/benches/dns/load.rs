@@ -1,10 +1,11 @@
 //! Queries, as many as a server takes or as many a second as told.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::set_current_timer_slack;
 
 use crate::subject::{ANY, until};
 
@@ -115,6 +116,7 @@ pub(crate) fn saturate(server: SocketAddr, tag: u32, queries: u32, names: Names)
 pub(crate) fn pace(server: SocketAddr, tag: u32, rate: u32, queries: u32) -> Paced {
     let socket = connect(server);
     socket.set_nonblocking(true).expect("a socket");
+    set_current_timer_slack(NonZeroU64::new(1)).expect("any time is allowed");
     let interval = Duration::from_secs(1) / rate;
     let mut asked_at = vec![None; 65_536];
     let mut latencies = Vec::with_capacity(queries as usize);
@@ -136,13 +138,11 @@ pub(crate) fn pace(server: SocketAddr, tag: u32, rate: u32, queries: u32) -> Pac
                 latencies.push(Instant::elapsed(&at));
             }
         }
-        let next = start + interval * asked;
-        if asked == queries || until(next) > Duration::from_millis(1) {
-            let mut readable = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-            poll(&mut readable, PollTimeout::from(1u8)).expect("poll works");
-        } else {
-            std::hint::spin_loop();
-        }
+        // Waits rather than looks at the clock in a loop: that would take a processor.
+        let next = if asked == queries { end } else { start + interval * asked };
+        let wait = Timespec::try_from(until(next)).expect("a short time");
+        let mut readable = [PollFd::new(&socket, PollFlags::IN)];
+        poll(&mut readable, Some(&wait)).expect("poll works");
     }
     latencies.sort_unstable();
     Paced { latencies, asked }

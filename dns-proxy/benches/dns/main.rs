@@ -108,11 +108,14 @@ fn run(options: &Options) {
         report.overloads = overload::measure(&town, &subjects, rounds, queries, options.time());
     }
     if options.has("fair") {
-        for (bound, arguments) in [("the usual bound", &[][..]), ("no bound", &unbounded)] {
-            if let Some(agent) = Subject::agent(&town, arguments) {
-                let fairness = fair::measure(&town, agent.address, options.rounds, options.time());
-                report.fairness.push((bound, fairness));
-            }
+        // One agent at a time can stand in for the resolver.
+        for (name, arguments) in [("the usual bound", &[][..]), ("no bound", &unbounded)] {
+            let agent = Subject::agent(&town, arguments).map(|agent| (name, agent));
+            let bare = Subject::start(Kind::Forwarder, &town).map(|bare| ("forwarder", bare));
+            let subjects: Vec<_> = agent.into_iter().chain(bare).collect();
+            let resolver = rustix::thread::Pid::from_child(&upstream);
+            let (rounds, time) = (options.rounds, options.time());
+            report.fairness.extend(fair::measure(&town, &subjects, resolver, rounds, time));
         }
     }
     if options.has("memory") {

@@ -31,8 +31,7 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     pub(crate) firsts: Option<Firsts>,
     pub(crate) overloads: Vec<Overload>,
-    /// By the bound on what a pod may ask.
-    pub(crate) fairness: Vec<(&'static str, Fairness)>,
+    pub(crate) fairness: Vec<Fairness>,
     pub(crate) filled: Option<Filled>,
     pub(crate) flooded: Option<Flooded>,
 }
@@ -86,8 +85,11 @@ impl Report {
         for overload in &self.overloads {
             print_overload(overload, json);
         }
-        for (bound, fairness) in &self.fairness {
-            print_fairness(bound, fairness, json);
+        for fairness in &self.fairness {
+            print_fairness(fairness, json);
+            if fairness.kind == Kind::Namegate {
+                aims::quiet(fairness).iter().for_each(|outcome| outcome.print(json));
+            }
         }
         if let Some(Filled { idle, names, full }) = &self.filled {
             print_memory("idle", 0, idle, json);
@@ -173,14 +175,14 @@ fn print_overload(Overload { name, rate, goodput, memory }: &Overload, json: boo
     }
 }
 
-fn print_fairness(bound: &str, fairness: &Fairness, json: bool) {
-    let Fairness { alone, control, beside, loud: (asked, answered) } = fairness;
+fn print_fairness(fairness: &Fairness, json: bool) {
+    let Fairness { name, alone, control, beside, loud: (asked, answered), .. } = fairness;
     let [p99_alone, p99_control, p99_beside] = [alone, control, beside].map(|q| median(&q.p99));
-    let lost = |quiet: &crate::fair::Quiet| f64::from(quiet.lost) / f64::from(quiet.asked) * 100.0;
-    let [lost_alone, lost_control, lost_beside] = [alone, control, beside].map(lost);
+    let [lost_alone, lost_control, lost_beside] =
+        [alone, control, beside].map(|quiet| quiet.lost_percent());
     if json {
         println!(
-            "{{\"fairness\":\"{bound}\",\"loud_per_second\":{LOUD_RATE},\"loud_asked\":{asked},\
+            "{{\"fairness\":\"{name}\",\"loud_per_second\":{LOUD_RATE},\"loud_asked\":{asked},\
              \"loud_answered\":{answered},\"p99_alone_us\":{p99_alone:.0},\
              \"p99_control_us\":{p99_control:.0},\"p99_beside_us\":{p99_beside:.0},\
              \"lost_alone_percent\":{lost_alone:.3},\"lost_control_percent\":{lost_control:.3},\
@@ -188,8 +190,8 @@ fn print_fairness(bound: &str, fairness: &Fairness, json: bool) {
         );
     } else {
         println!(
-            "fairness, {bound}: p99 of a quiet pod {p99_alone:.0} us alone ({lost_alone:.2} % lost), \
-             {p99_control:.0} us while the machine is flooded past the agent ({lost_control:.2} %), \
+            "fairness, {name}: p99 of a quiet pod {p99_alone:.0} us alone ({lost_alone:.2} % lost), \
+             {p99_control:.0} us while the machine is flooded past it ({lost_control:.2} %), \
              {p99_beside:.0} us beside a pod that asks {LOUD_RATE}/s ({lost_beside:.2} %), of which \
              {answered} of {asked} were answered"
         );

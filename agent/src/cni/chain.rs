@@ -297,7 +297,11 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::thread;
+
     use super::*;
+    use crate::testing::Scratch;
 
     fn mk_entry() -> Value {
         entry(Path::new("/run/namegate/namegate.cni.sock"), true, Duration::from_secs(10))
@@ -336,5 +340,42 @@ mod tests {
             let why = chained(text, &mk_entry()).unwrap_err();
             assert!(why.contains(words), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn a_reader_meets_a_whole_list_at_every_moment() {
+        let folder = Scratch::new("chain");
+        let list = folder.0.join("10-net.conflist");
+        // So long that half of it would be met.
+        let plugins: Vec<Value> =
+            (0..1_000).map(|number| json!({"type": "bridge", "number": number})).collect();
+        let without = pretty(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins}));
+        let with = chained(&without, &mk_entry()).unwrap().unwrap();
+        fs::write(&list, &without).unwrap();
+        let met = [AtomicU32::new(0), AtomicU32::new(0)];
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let text = fs::read_to_string(&list).unwrap();
+                    assert!(text == without || text == with, "{} octets of a list", text.len());
+                    met[usize::from(text == with)].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let mut rounds = 0;
+            let is_enough = |rounds| {
+                rounds >= 20 && met.iter().all(|times| times.load(Ordering::Relaxed) >= 10)
+            };
+            while !reader.is_finished() && !is_enough(rounds) {
+                replace(&list, with.as_bytes(), 0o644).unwrap();
+                replace(&list, without.as_bytes(), 0o644).unwrap();
+                rounds += 1;
+            }
+            is_over.store(true, Ordering::Relaxed);
+            reader.join().unwrap();
+        });
+        let left: Vec<_> =
+            fs::read_dir(&folder.0).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(left, [list]);
     }
 }

@@ -374,6 +374,52 @@ mod tests {
         }
     }
 
+    /// The schema of what a column shows; `None` where its path leads nowhere.
+    fn shown<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
+        const CONDITION: &str = "conditions[?(@.type==\"";
+        if let Some(rest) = path.strip_prefix(".metadata.") {
+            return (rest == "creationTimestamp").then_some(&schema["properties"]["metadata"]);
+        }
+        let mut at = schema;
+        let mut rest = path;
+        while let Some(field) = rest.strip_prefix('.') {
+            if let Some(found) = field.strip_prefix(CONDITION) {
+                let (kind, after) = found.split_once("\")]")?;
+                assert!(["Accepted", "Programmed"].contains(&kind), "{path}");
+                at = at["properties"].get("conditions")?.get("items")?;
+                rest = after;
+                continue;
+            }
+            let (name, after) = field.split_at(field.find('.').unwrap_or(field.len()));
+            at = at["properties"].get(name)?;
+            rest = after;
+        }
+        rest.is_empty().then_some(at)
+    }
+
+    #[test]
+    fn columns_show_fields_that_there_are() {
+        for definition in definitions() {
+            let version = &definition["spec"]["versions"][0];
+            let schema = &version["schema"]["openAPIV3Schema"];
+            let columns = version["additionalPrinterColumns"].as_array().unwrap();
+            assert!(columns.len() > 3, "{definition}");
+            for column in columns {
+                let path = column["jsonPath"].as_str().unwrap();
+                let field = shown(schema, path);
+                assert!(field.is_some(), "{path} leads nowhere");
+                let is_date = column["type"] == "date";
+                assert!(is_date || field.unwrap()["type"] == column["type"], "{path}: {field:?}");
+            }
+        }
+        let policy = definitions().remove(0);
+        let schema = &policy["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for path in [".spec.mood", ".status.conditions[?(@.type==\"Accepted\")].state", "spec.mode"]
+        {
+            assert!(shown(schema, path).is_none(), "{path}");
+        }
+    }
+
     #[test]
     fn the_pattern_takes_the_names_that_the_agent_takes() {
         let pattern = regex::Regex::new(FQDN_PATTERN).unwrap();

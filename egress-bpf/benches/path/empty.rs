@@ -36,13 +36,18 @@ struct PinAttr {
     file_flags: u32,
 }
 
-/// Loads it, by way of a pin that is gone again when this returns.
-pub(crate) fn load(pin: &Path) -> io::Result<SchedClassifier> {
+/// Loads the empty program.
+pub(crate) fn load_empty(pin: &Path) -> io::Result<SchedClassifier> {
+    load(pin, &INSTRUCTIONS)
+}
+
+/// Loads a program, by way of a pin that is gone again when this returns.
+pub(crate) fn load(pin: &Path, instructions: &[u64]) -> io::Result<SchedClassifier> {
     let license = c"Apache-2.0";
     let attr = LoadAttr {
         prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: INSTRUCTIONS.len() as u32,
-        insns: INSTRUCTIONS.as_ptr() as u64,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
         log: [0; 2],
         kern_version: 0,
@@ -65,7 +70,7 @@ pub(crate) fn load(pin: &Path) -> io::Result<SchedClassifier> {
 /// # Safety
 ///
 /// The addresses inside `attr` are valid for what `command` does with them.
-unsafe fn bpf<T>(command: i64, attr: &T) -> io::Result<i32> {
+pub(crate) unsafe fn bpf<T>(command: i64, attr: &T) -> io::Result<i32> {
     let size = size_of::<T>();
     // SAFETY: the caller vouches for the addresses inside `attr`.
     let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size) };

@@ -13,10 +13,12 @@
 mod empty;
 mod report;
 mod stack;
+mod step;
 mod verdict;
 mod world;
 
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,6 +29,7 @@ use namegate_egress_bpf::compile::NameWrites;
 
 use report::{Report, Row};
 use stack::{ALLOWED, Kind};
+use step::Step;
 use world::Size;
 
 /// Turns that the subjects take in a round; of each the cheapest counts, since whatever else runs on the
@@ -88,14 +91,17 @@ fn main() {
 /// Verdicts alone, by size.
 fn verdicts(options: &Options, report: &mut Report) {
     let pin = PathBuf::from(format!("/sys/fs/bpf/namegate-bench-{}", std::process::id()));
-    let mut empty = empty::load(&pin).expect("the empty program: run this as root");
+    let mut empty = empty::load_empty(&pin).expect("the empty program: run this as root");
     let by_names = [10, 1_000, 100_000, 900_000].map(Size::of_names);
     let many = Size { names: 1_000, policies: 500, identities: 1_000, pods: 1_000 };
+    let subject = |size| verdict::Subject::new(size, &pin);
     let mut subjects: Vec<verdict::Subject> =
-        by_names.into_iter().chain([many]).map(verdict::Subject::new).collect();
+        by_names.into_iter().chain([many]).map(subject).collect();
+    let fd = empty.fd().expect("it is loaded");
+    let mut nothing = Step::before_program(fd.as_fd(), &pin).expect("a step");
     for _ in 0..options.rounds {
         for subject in &mut subjects {
-            let cost = subject.measure(&mut empty, options.repeat, options.firsts);
+            let cost = subject.measure((&mut empty, &mut nothing), options.repeat, options.firsts);
             report.verdict(subject.size, &cost);
         }
     }

@@ -168,7 +168,7 @@ fn stand_up(kind: Kind, names: u32, node: &Namespace, pins: &Path) -> Option<Fir
     match kind {
         Kind::Nothing => Some(Firewall::Rules),
         Kind::EmptyTcx => {
-            let mut program = empty::load(&named(pins, "empty")).expect("the empty program");
+            let mut program = empty::load_empty(&named(pins, "empty")).expect("the empty program");
             for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
                 let order = TcAttachOptions::TcxOrder(LinkOrder::first());
                 program.attach_with_options("pod0", hook, order).expect("attached");

@@ -1,13 +1,16 @@
 //! A verdict alone: the program on frames that are on no wire, over what an empty one takes.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use aya::TestRun as _;
 use aya::programs::{SchedClassifier, TestRunOptions};
 use namegate_egress_bpf::abi::{Direction, Mac};
 use namegate_egress_bpf::datapath::{Datapath, Events, RanVerdict};
 use namegate_egress_bpf::sim::frame;
+use namegate_policy::time::Timestamp;
 
+use crate::step::Step;
 use crate::world::{self, POD, POD_V6, PORT, SITE_V6, Size};
 
 /// The interface that test runs happen on: the loopback.
@@ -15,6 +18,8 @@ const LOOPBACK: u32 = 1;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x0a]);
 /// Turns of a round, of which the cheapest counts.
 const TURNS: u32 = 20;
+/// First packets that leave their records before somebody reads them.
+const RECORDS: u32 = 5_000;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
@@ -30,26 +35,28 @@ pub(crate) struct Subject {
     pub(crate) size: Size,
     datapath: Datapath,
     events: Events,
+    step: Step,
+    /// Frames so far that were the first of a flow.
     opened: u32,
 }
 
 impl Subject {
-    pub(crate) fn new(size: Size) -> Self {
-        let (mut datapath, events) = world::fill(size, LOOPBACK, None);
-        for ends in [known_v4(), known_v6()] {
-            let opens = datapath.run(Direction::Egress, &segment(ends, 40_000, SYN), 1);
-            assert_eq!(opens.expect("a run").verdict, RanVerdict::Next, "the rule lets it");
-        }
-        Self { size, datapath, events, opened: 0 }
+    pub(crate) fn new(size: Size, pin: &Path) -> Self {
+        let (datapath, events) = world::fill(size, LOOPBACK, None);
+        let step = Step::before("pod_egress", pin).expect("a step");
+        Self { size, datapath, events, step, opened: 0 }
     }
 
     /// One round: `repeat` packets of one flow, and `firsts` flows.
     pub(crate) fn measure(
         &mut self,
-        empty: &mut SchedClassifier,
+        (empty, nothing): (&mut SchedClassifier, &mut Step),
         repeat: u32,
         firsts: u32,
     ) -> Cost {
+        for ends in [known_v4(), known_v6()] {
+            self.run(&segment(ends, 40_000, SYN), 1);
+        }
         let [same_flow, same_flow_v6] = [known_v4(), known_v6()].map(|ends| {
             let known = segment(ends, 40_000, ACK);
             let (mut none, mut own) = (f64::INFINITY, f64::INFINITY);
@@ -59,20 +66,29 @@ impl Subject {
             }
             own - none
         });
-        let (mut first_packet, mut nothing) = (0.0, 0.0);
-        for _ in 0..firsts {
-            self.opened += 1;
-            // Addresses far from each other, none of them twice in a row.
-            let number = self.opened.wrapping_mul(7_919) % self.size.names;
-            let port = 1_024 + (self.opened / self.size.names) as u16;
-            let ends = (IpAddr::V4(POD), IpAddr::V4(world::site(number)));
+        let first_packet = self.first_packets(nothing, firsts);
+        Cost { same_flow, same_flow_v6, first_packet }
+    }
+
+    /// Flows to one address after the other, `firsts` of them and as many at once as there are names, and
+    /// no more than there is room for their records.
+    fn first_packets(&mut self, nothing: &mut Step, firsts: u32) -> f64 {
+        let portion = RECORDS.min(self.size.names - 1);
+        let (mut own, mut none, mut runs) = (0.0, 0.0, 0);
+        while runs * portion < firsts.max(portion) {
+            self.opened += portion;
+            let first = self.opened % (self.size.names - portion).max(1);
+            let port = 1_024 + (self.opened / portion % 60_000) as u16;
+            let ends = (IpAddr::V4(POD), IpAddr::V4(world::site(first)));
             let frame = segment(ends, port, SYN);
-            nothing += nanoseconds(empty, &frame, 1);
-            first_packet += self.run(&frame, 1);
+            none += nanoseconds(&mut nothing.program, &frame, portion);
+            own += nanoseconds(&mut self.step.program, &frame, portion);
+            runs += 1;
+            let told = std::iter::from_fn(|| self.events.next_event()).count();
+            assert!(told >= portion as usize, "{told} of {portion} flows were opened");
         }
-        while self.events.next_event().is_some() {}
-        let firsts = f64::from(firsts);
-        Cost { same_flow, same_flow_v6, first_packet: (first_packet - nothing) / firsts }
+        self.datapath.sweep(Timestamp::NEVER).expect("the flows are swept");
+        (own - none) / f64::from(runs)
     }
 
     fn run(&mut self, frame: &[u8], repeat: u32) -> f64 {

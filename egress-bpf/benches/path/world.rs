@@ -29,6 +29,9 @@ pub(crate) const PORT: u16 = 443;
 /// Names that a call writes.
 const CHUNK: u32 = 10_000;
 
+/// How far one learned address is from the next. Odd: every number has an address of its own.
+pub(crate) const SPREAD: u32 = 0x9e_3779;
+
 /// How much there is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size {
@@ -51,8 +54,7 @@ impl Size {
 
 /// The learned address numbered `number`: spread over 11.0.0.0/8, as answers are.
 pub(crate) fn site(number: u32) -> Ipv4Addr {
-    // An odd factor: every number has an address of its own.
-    let spread = number.wrapping_mul(0x9e_3779) & 0x00ff_ffff;
+    let spread = number.wrapping_mul(SPREAD) & 0x00ff_ffff;
     Ipv4Addr::from(0x0b00_0000 | spread)
 }
 

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// and a socket has room for some two hundred.
 const SOCKETS: usize = 4;
 const WAITING_MAX: usize = 100;
-/// A lookup each so often.
+/// A lookup of each socket so often at most: all of them stay below what a pod may ask in a second.
 const PACE: Duration = Duration::from_millis(2);
 
 /// What an agent says that handed over.
@@ -80,7 +80,7 @@ fn answer(message: &[u8]) -> Result<(u16, u8)> {
     Ok((u16::from_be_bytes([*high, *low]), flags & 15))
 }
 
-/// Asks over UDP without a pause, each query once, until it is over.
+/// Asks over UDP, each query once, until it is over.
 fn ask_udp(pod: &Namespace, is_over: &AtomicBool) -> Result<Answers> {
     let socket = pod.within(|| UdpSocket::bind("0.0.0.0:0"))??;
     socket.connect(resolver())?;
@@ -88,11 +88,13 @@ fn ask_udp(pod: &Namespace, is_over: &AtomicBool) -> Result<Answers> {
     let mut waiting: BTreeMap<u16, Instant> = BTreeMap::new();
     let mut message = [0; 512];
     socket.set_read_timeout(Some(PACE))?;
-    let mut next = 0u16;
+    let (mut next, mut turn) = (0u16, Instant::now());
     loop {
         let is_asking = !is_over.load(Ordering::Relaxed);
-        if is_asking && waiting.len() < WAITING_MAX && !waiting.contains_key(&next) {
+        let has_turn = Instant::now() >= turn && waiting.len() < WAITING_MAX;
+        if is_asking && has_turn && !waiting.contains_key(&next) {
             socket.send(&query(next))?;
+            turn = Instant::now() + PACE;
             waiting.insert(next, Instant::now());
             answers.asked += 1;
             next = next.wrapping_add(1);

@@ -17,8 +17,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the API server may say nothing: watches carry a bookmark every minute.
 const READ_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// The longest that the API server may ask for before the next request.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// The longest that the API server may ask for before the next request; shorter than a list may pause.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(15);
 
 /// Set for every pod by the kubelet.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
@@ -144,7 +144,7 @@ mod tests {
         for (status, header, wait) in [
             (429, Some("1"), Some(1)),
             (503, Some("7"), Some(7)),
-            (429, Some("86400"), Some(30)),
+            (429, Some("86400"), Some(15)),
             (429, None, None),
             (429, Some("soon"), None),
             (200, Some("1"), None),

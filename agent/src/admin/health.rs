@@ -1,6 +1,6 @@
 //! `/healthz`: the agent answers, and the owner of its state goes on, as `namegate alive` says it by exit
-//! code. `/readyz`: everything of the first read is enforced and the programs
-//! are where they belong, as `namegate ready` says it by exit code.
+//! code. `/readyz`: everything of the first read is enforced and the programs are where they belong, as
+//! `namegate ready` says it by exit code.
 
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ async fn healthz(State(context): State<Context>) -> (StatusCode, String) {
     health(context.phase.now(), context.pulse.silence())
 }
 
-/// An agent that starts waits for the API server as long as that takes, and one that ends has a limit of
-/// its kubelet's: only the work between has a pulse.
+/// An agent that starts waits for the API server as long as that takes: only its work has a pulse, and the
+/// end of that, when it hands over.
 fn health(phase: Phase, silence: Duration) -> (StatusCode, String) {
     match phase {
-        Phase::Enforcing if silence > TURN_MAX => {
+        Phase::Enforcing | Phase::Ending if silence > TURN_MAX => {
             let text = format!("hangs: at one task for {} s\n", silence.as_secs());
             (StatusCode::SERVICE_UNAVAILABLE, text)
         }
@@ -85,7 +85,8 @@ mod tests {
             (Phase::Starting, long, 200, "ok\n"),
             (Phase::Enforcing, TURN_MAX, 200, "ok\n"),
             (Phase::Enforcing, long, 503, "hangs: at one task for 61 s\n"),
-            (Phase::Ending, long, 200, "ok\n"),
+            (Phase::Ending, Duration::ZERO, 200, "ok\n"),
+            (Phase::Ending, long, 503, "hangs: at one task for 61 s\n"),
         ] {
             let (found, said) = health(phase, silence);
             assert_eq!((found.as_u16(), &*said), (status, text));

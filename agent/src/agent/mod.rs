@@ -11,7 +11,7 @@ mod work;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use axum::Router;
@@ -39,6 +39,9 @@ use crate::state::Settings;
 use crate::succession::{self, Former, Heir, Heirs, Place};
 use crate::{cni, preflight, uninstall};
 
+/// How old what was read beside another agent may be when its place is taken.
+const CURRENT: Duration = Duration::from_secs(10);
+
 /// How long what is left of an agent's work may take to end before it begins again.
 const TERM_END: Duration = Duration::from_secs(5);
 
@@ -47,10 +50,8 @@ const TERM_END: Duration = Duration::from_secs(5);
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     args.map.hosts()?;
     preflight::check(&args.node.pin_dir, args.manifests.is_some())?;
-    if let Some(path) = &args.ready_file {
-        // What an agent that crashed left says nothing about this one.
-        uninstall::remove_file(path)?;
-    }
+    // What an agent that crashed left says nothing about this one.
+    not_ready(&args)?;
     let (mut signals, mut sockets) = (None, None);
     loop {
         // One for each term: nothing of the last is under way in the next.
@@ -80,6 +81,11 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         sockets = Some(given_back);
         runtime.shutdown_timeout(TERM_END);
     }
+}
+
+/// Takes back that this agent is ready.
+fn not_ready(args: &AgentArgs) -> anyhow::Result<()> {
+    args.ready_file.as_deref().map_or(Ok(()), uninstall::remove_file)
 }
 
 /// What an agent has once the node is its own.
@@ -128,14 +134,13 @@ async fn take_place(
         lock = succession::wait_for_lock(&run_dir) => return Ok(alone(lock?, Vec::new())),
         read = Objects::read_beside(args, watches) => read?,
     };
+    let read_at = Instant::now();
     let mut place = succession::succeed(&run_dir).await?;
-    let read = match read {
-        Some((mut objects, first)) => {
-            objects.settle(args, &mut place.lock)?;
-            Some((objects, first))
-        }
-        None => None,
-    };
+    // Whoever had to wait reads again: what is in force by now may be newer.
+    let mut read = read.filter(|_| read_at.elapsed() < CURRENT);
+    if let Some((objects, _)) = &mut read {
+        objects.settle(args, &mut place.lock)?;
+    }
     Ok((place, read))
 }
 
@@ -182,15 +187,12 @@ fn serve_term(
     let asked = Asked { questions, demands, shared, sockets, read };
     let outcome = runtime.block_on(serve(args, log, asked, (&mut lock, former), signals));
     drop(server);
-    if let Some(path) = &args.ready_file {
-        uninstall::remove_file(path)?;
-    }
-    if let Ok(Ending::HandedOver(heir, sockets)) = outcome {
-        writer.close();
-        drop(lock);
-        return runtime.block_on(pass_on(heir, sockets, signals));
-    }
     writer.close();
+    if let Ok(Ending::HandedOver(heir, sockets)) = outcome {
+        drop(lock);
+        return runtime.block_on(pass_on(args, heir, sockets, signals));
+    }
+    not_ready(args)?;
     if args.detach_on_exit || matches!(outcome, Ok(Ending::Detached)) {
         uninstall::remove_file(lock.path())?;
         uninstall::remove_empty(&args.node.run_dir());
@@ -201,6 +203,7 @@ fn serve_term(
 /// Passes the node on and waits to be ended; gives the sockets back where the next agent did not come
 /// to enforce.
 async fn pass_on(
+    args: &AgentArgs,
     heir: Heir,
     sockets: Vec<Sockets>,
     signals: &mut Signals,
@@ -212,6 +215,7 @@ async fn pass_on(
         outcome = seated => outcome.context("handing over broke off")?,
         name = signals.next() => {
             tracing::info!(signal = name, "ended while handing over");
+            not_ready(args)?;
             return Ok(None);
         }
     };
@@ -220,6 +224,8 @@ async fn pass_on(
         return Ok(Some(sockets));
     }
     drop(sockets);
+    // Not before: a pod that is not ready is deleted by its DaemonSet, be the next one ready or not.
+    not_ready(args)?;
     // Whoever started this agent would start it again if it ended by itself.
     tracing::info!("another agent goes on; waiting to be ended");
     let name = signals.next().await;

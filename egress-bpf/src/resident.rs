@@ -20,8 +20,9 @@ pub fn release_text() -> io::Result<usize> {
         octets += range.len();
         // SAFETY: the pages are those of a private mapping of a program's or library's file that nothing
         // ever wrote to: they come back with the same content, since a file that runs cannot be changed
-        // (ETXTBSY), and a library that is replaced is another file. Such mappings stay where they are
-        // until the process ends.
+        // (ETXTBSY), and a library that is replaced is another file; one that was removed is left out.
+        // Such mappings stay where they are until the process ends: nothing in this program calls
+        // dlclose, so none goes between the list and the call.
         if unsafe { libc::madvise(range.start as *mut _, range.len(), libc::MADV_DONTNEED) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -46,11 +47,15 @@ fn unwritten(maps: &str, program: &str) -> Vec<Range<usize>> {
         let mut words = line.split_ascii_whitespace();
         let (range, rights, offset) = (words.next()?, words.next()?, words.next()?);
         let path = words.nth(2)?;
-        let is_text = rights == "r-xp" && path.starts_with('/');
+        // What has no path any more is nobody's to keep as it was; a file in memory takes writes.
+        let has_file =
+            path.starts_with('/') && !path.starts_with("/memfd:") && !line.contains(" (deleted)");
+        let is_text = rights == "r-xp" && has_file;
         let begins_file = rights == "r--p" && offset.bytes().all(|digit| digit == b'0');
         let (start, end) = range.split_once('-')?;
         let address = |text| usize::from_str_radix(text, 16).ok();
-        (is_text || begins_file && path == program).then_some(address(start)?..address(end)?)
+        (is_text || begins_file && has_file && path == program)
+            .then_some(address(start)?..address(end)?)
     });
     ranges.collect()
 }
@@ -67,6 +72,9 @@ mod tests {
 55c122ed7000-55c123466000 rw-p 00000000 00:00 0 [heap]
 7f8a9b4cf000-7f8a9b4f5000 r--p 00000000 fe:00 43 /usr/lib/libc.so.6
 7f8a9b4f5000-7f8a9b64b000 r-xp 00026000 fe:00 43 /usr/lib/libc.so.6
+7f8a9c000000-7f8a9c001000 r-xp 00000000 00:01 44 /memfd:made (deleted)
+7f8a9c001000-7f8a9c002000 r-xp 00000000 00:01 44 /memfd:made
+7f8a9c002000-7f8a9c003000 r-xp 00000000 fe:00 45 /usr/lib/libold.so.1 (deleted)
 7ffd1a3f0000-7ffd1a3f2000 r-xp 00000000 00:00 0 [vdso]
 ";
 

@@ -18,7 +18,8 @@ use crate::abi::{
 use crate::packet::protocol;
 use crate::verdict::flow_is_expired;
 
-/// How old the entry of a flow's other half is when the flow itself must be there.
+/// How old an entry is when all that belongs to it must be there: the other half of its flow, and in
+/// what a broom noted, the backend it goes to. Longer than a tick, by which the kernel's clock is late.
 const SETTLED_NS: u64 = 1_000_000_000;
 
 /// What a sweep found.
@@ -74,7 +75,10 @@ impl Datapath {
         let noted = |(ifindex, endpoint): (&u32, &EndpointEntry)| {
             (*ifindex, (endpoint.epoch, endpoint.identity))
         };
-        let endpoints: BTreeMap<u32, (u32, Identity)> = self.endpoints.iter().map(noted).collect();
+        // Those that an earlier agent enforced have flows and counts that were carried over, until they
+        // are written anew.
+        let known = self.inherited.iter().chain(&self.endpoints);
+        let endpoints: BTreeMap<u32, (u32, Identity)> = known.map(noted).collect();
         let epochs = endpoints.values().map(|(epoch, _)| *epoch);
         let last_epoch = epochs.chain(counted.iter().map(|(key, _)| key.epoch)).max();
         let maps = &self.maps;
@@ -98,7 +102,8 @@ impl Datapath {
 
 impl Broom {
     /// Removes the flows that have expired or whose endpoint is gone, and lists what the others
-    /// use. Reads the whole flow table: a matter of milliseconds for 10,000 flows.
+    /// use. `now` is a time before the broom was made: a flow may go to a backend that came since. Reads
+    /// the whole flow table: a matter of milliseconds for 10,000 flows.
     pub fn sweep(self, now: Timestamp) -> Result<Sweep, DatapathError> {
         let survey = self.survey()?;
         let swept = self.clear(survey, now)?;
@@ -150,7 +155,7 @@ impl Broom {
         // The other half of a flow goes with it.
         for (key, half) in halves {
             // The half is written first: its flow may follow at once.
-            let is_young = half.created_ns.saturating_add(SETTLED_NS) > now.as_nanos();
+            let is_young = !is_settled(&half, now);
             if self.owner(&key).is_some() && is_young || translated.contains(&whole(&key, &half)) {
                 left.push(key);
             } else {
@@ -217,7 +222,7 @@ impl Broom {
 
     fn standing(&self, key: &FlowKey, flow: &Flow, now: Timestamp) -> Standing {
         match self.owner(key) {
-            Some(_) if self.is_abandoned(key, flow) => Standing::Over,
+            Some(_) if is_settled(flow, now) && self.is_abandoned(key, flow) => Standing::Over,
             Some(_) if flow_is_expired(key.protocol, flow, now.as_nanos()) => Standing::Expired,
             Some(identity) => Standing::Live(identity),
             None => Standing::Over,
@@ -244,6 +249,11 @@ impl Broom {
             && key.protocol == protocol::UDP
             && lacks_backend(&self.services, &service, &backend)
     }
+}
+
+/// Whether a flow was there for a while before `now`. Both are times of the monotonic clock.
+const fn is_settled(flow: &Flow, now: Timestamp) -> bool {
+    flow.created_ns.saturating_add(SETTLED_NS) <= now.as_nanos()
 }
 
 /// The key of the flow that the entry of its other half belongs to.

@@ -132,6 +132,8 @@ impl Datapath {
         self.maps.passages.clear(ifindex);
         self.maps.endpoints.remove(&ifindex)?;
         self.endpoints.remove(&ifindex);
+        // Nor is it there for a sweep because an earlier agent enforced it.
+        self.inherited.remove(&ifindex);
         Ok(())
     }
 

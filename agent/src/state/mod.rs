@@ -164,6 +164,8 @@ pub struct State {
     troubles: BTreeSet<String>,
     /// The last look at all live flows, as far as it was not worked off.
     look: Option<Look>,
+    /// The latest instant that it was told.
+    now: Timestamp,
 }
 
 /// What tells the pod behind an interface from another one that comes there.
@@ -198,6 +200,7 @@ impl State {
             slots: Slots::default(),
             troubles: BTreeSet::new(),
             look: None,
+            now: Timestamp::default(),
         }
     }
 
@@ -241,6 +244,7 @@ impl State {
 
     /// Takes one event and says what has to change.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Effects {
+        self.now = self.now.max(now);
         match event {
             Event::Objects(changes) => self.take_objects(changes),
             Event::Town(town) => self.take_town(town),
@@ -338,6 +342,7 @@ impl State {
         answer: &Answer,
         now: Timestamp,
     ) -> Result<Taught, TeachError> {
+        self.now = self.now.max(now);
         let table = self.tables.built().get(&answer.identity).ok_or(TeachError::Stale)?;
         let policy = Arc::clone(&table.names);
         let clauses = NameClauses::of(&policy, &answer.name);
@@ -477,6 +482,7 @@ impl State {
 
     fn openings(&self) -> Openings<'_> {
         let known = ClusterAddresses { ipcache: &self.ipcache, inventory: self.tables.inventory() };
-        Openings { ranges: &self.settings.ranges, guard: self.settings.guard, known }
+        let (ranges, guard) = (&self.settings.ranges, self.settings.guard);
+        Openings { ranges, guard, known, now: self.now }
     }
 }

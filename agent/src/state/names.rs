@@ -71,6 +71,8 @@ pub(super) struct Openings<'a> {
     pub(super) guard: RebindingGuard,
     /// Addresses of pods, nodes and services, as far as they are known one by one.
     pub(super) known: ClusterAddresses<'a>,
+    /// Leases whose deadline is not later linger, although nobody ended them yet.
+    pub(super) now: Timestamp,
 }
 
 /// The rules of one name, decided once for all its addresses.
@@ -147,6 +149,7 @@ impl Openings<'_> {
                 let Ok(open) = self.judge(address, clauses) else { continue };
                 opened.live = opened.live.union(&open);
                 if let Lease::Fresh { deadline } = lease
+                    && deadline > self.now
                     && !open.is_empty()
                 {
                     opened.fresh = opened.fresh.union(&open);

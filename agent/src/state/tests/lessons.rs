@@ -26,6 +26,17 @@ fn ep_10_an_answer_opens_its_addresses_for_a_while() {
     assert_eq!(effects.names[&(identity, address)], None, "the last flow is gone");
 }
 
+#[test]
+fn a_deadline_that_passed_and_was_not_ended_yet_closes_no_other_names_answer() {
+    let (mut state, identity) = mk_running();
+    let place = (identity, ip("203.0.113.1"));
+    state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(100)).unwrap();
+    let answer = mk_answer(identity, "b.example.com", &[("203.0.113.1", 20)]);
+    let (effects, taught) = state.teach(&answer, at(125)).unwrap();
+    assert_eq!(taught.open_until, Some(at(150)));
+    assert_eq!(effects.names[&place].expect("open").deadline, at(150));
+}
+
 /// What the kernel would have after these effects.
 fn in_force(effects: &Effects, identity: Identity) -> impl Fn(IpAddr) -> Option<NameRules> {
     move |address| effects.names.get(&(identity, address)).copied().flatten()

@@ -252,31 +252,48 @@ impl Learned {
     }
 
     /// Turns leases whose deadline is at or before `now` into lingering ones, of `most` addresses. Returns
-    /// these, whose kernel entries are out of date.
+    /// these, whose kernel entries are out of date. Identities share alike in `most`, so that none waits
+    /// until another's many have ended.
     pub fn expire(&mut self, now: Timestamp, most: usize) -> BTreeSet<Place> {
         let mut changed = BTreeSet::new();
-        while let Some(&(at, identity)) = self.due.first()
-            && at <= now
-            && changed.len() < most
-        {
-            while let Some(book) = self.books.get_mut(&identity)
-                && let Some(&(at, pair)) = book.fresh.first()
-                && at <= now
-                && changed.len() < most
-            {
-                book.fresh.pop_first();
-                book.lingering.insert((at, pair));
-                if let Some(pair) = self.store.pair_mut(pair) {
-                    pair.instant = Instant::lingering(at);
-                }
-                changed.extend(self.store.place_of(pair));
+        while changed.len() < most {
+            let left = most - changed.len();
+            let due = self.due.iter().take_while(|(at, _)| *at <= now).take(left);
+            let due: Vec<(Timestamp, Identity)> = due.copied().collect();
+            let Some(share) = left.checked_div(due.len()) else {
+                break;
+            };
+            for entry in due {
+                self.expire_of(entry, now, share, &mut changed);
             }
-            if !self.books.contains_key(&identity) {
-                self.due.remove(&(at, identity));
-            }
-            self.retime(identity);
         }
         changed
+    }
+
+    /// Turns at most `share` leases of an identity that has some due.
+    fn expire_of(
+        &mut self,
+        (due, identity): (Timestamp, Identity),
+        now: Timestamp,
+        share: usize,
+        changed: &mut BTreeSet<Place>,
+    ) {
+        let Some(book) = self.books.get_mut(&identity) else {
+            self.due.remove(&(due, identity));
+            return;
+        };
+        for _ in 0..share {
+            let Some(&(at, pair)) = book.fresh.first().filter(|(at, _)| *at <= now) else {
+                break;
+            };
+            book.fresh.pop_first();
+            book.lingering.insert((at, pair));
+            if let Some(pair) = self.store.pair_mut(pair) {
+                pair.instant = Instant::lingering(at);
+            }
+            changed.extend(self.store.place_of(pair));
+        }
+        self.retime(identity);
     }
 
     /// Forgets leases that began to linger before `look` began and whose address it did not find in use.

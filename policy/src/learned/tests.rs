@@ -329,6 +329,18 @@ fn what_is_due_goes_in_portions() {
 }
 
 #[test]
+fn backlog_of_one_identity_delays_no_other() {
+    let mut learned = Learned::default();
+    let many: BTreeSet<IpAddr> = (0..100_u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
+    learned.learn(POD, &mk_name("many.test"), &many, at(10)).unwrap();
+    let one = mk_addresses(&["203.0.113.1"]);
+    learned.learn(OTHER, &mk_name("one.test"), &one, at(11)).unwrap();
+    let due = learned.expire(at(12), 8);
+    assert!(due.len() == 8 && due.contains(&mk_place(OTHER, "203.0.113.1")), "{due:?}");
+    assert_consistent(&learned);
+}
+
+#[test]
 fn flood_of_names_leaves_no_room_taken() {
     let mut learned = Learned::default();
     for number in 0..1_000_u32 {

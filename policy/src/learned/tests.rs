@@ -367,7 +367,7 @@ fn flood_of_names_leaves_no_room_taken() {
     learned.expire(at(10_000), ALL);
     release(&mut learned, at(10_001), &BTreeSet::new());
     assert_eq!(learned.octets(), octets);
-    assert!(learned.store.room() <= room + room / 20, "{} of {room}", learned.store.room());
+    assert!(learned.store.room() <= room + room / 4, "{} of {room}", learned.store.room());
     assert_consistent(&learned);
 }
 

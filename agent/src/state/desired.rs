@@ -215,6 +215,8 @@ impl State {
 
     /// Gives a pod whose labels changed the names that it learned: its live flows need them. Only an
     /// identity that no endpoint had before inherits, so that nobody else gains by it (EP-10).
+    /// What ended before ends now for the new one, which opens nothing: a look at live flows that began
+    /// earlier knows nothing of it, and must not find it idle.
     fn inherit_names(&mut self, endpoints: &BTreeMap<u32, EndpointSpec>) {
         let moves: BTreeSet<(Identity, Identity)> = endpoints
             .iter()
@@ -239,7 +241,7 @@ impl State {
                         Lease::Lingering { since } => since,
                     };
                     let since = learned.learned_at((from, address), &name);
-                    (address, name, Term { since, deadline })
+                    (address, name, Term { since, deadline: deadline.max(self.now) })
                 })
                 .collect();
             drop(learned);

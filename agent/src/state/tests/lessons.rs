@@ -167,6 +167,28 @@ fn a_pod_with_other_labels_keeps_what_it_learned() {
 }
 
 #[test]
+fn a_pod_with_other_labels_keeps_what_live_flows_of_it_may_need() {
+    for is_ended in [false, true] {
+        let (mut state, identity) = mk_running();
+        state.teach(&mk_answer(identity, "a.example.com", &[("203.0.113.1", 20)]), at(1)).unwrap();
+        if is_ended {
+            state.handle(Event::Tick, at(30));
+        }
+        let relabelled = OBJECTS.replace("{app: checkout}, ann", "{app: checkout, tier: x}, ann");
+        let effects = state.handle(upsert(&relabelled), at(40));
+        let other = state.endpoints[&CHECKOUT_LINK].identity;
+        let rules = effects.tables[&other].names[&ip("203.0.113.1")];
+        assert!(rules.fresh.is_empty() && !rules.live.is_empty(), "{rules:?}");
+        // The look began under the old labels.
+        let in_use = BTreeSet::from([(identity, ip("203.0.113.1"))]);
+        state.handle(Event::Swept { since: at(39), in_use }, at(41));
+        assert_eq!(names(&state, other, "203.0.113.1"), ["a.example.com"], "{is_ended}");
+        state.handle(Event::Swept { since: at(42), in_use: BTreeSet::new() }, at(42));
+        assert_eq!(names(&state, other, "203.0.113.1"), [""; 0]);
+    }
+}
+
+#[test]
 fn ep_14_what_makes_room_for_an_answer_is_closed_with_it() {
     let (mut state, identity) = mk_running();
     *state.learned.write() =

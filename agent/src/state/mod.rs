@@ -162,7 +162,7 @@ pub struct State {
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
-    /// The last look at all live flows, as far as it was not worked off.
+    /// A look at all live flows, as far as it was not worked off.
     look: Option<Look>,
     /// The latest instant that it was told.
     now: Timestamp,
@@ -253,7 +253,8 @@ impl State {
             Event::Left(left) => self.drop_claims(|found| !left.valid.contains(found)),
             Event::Tick => self.end_some(now),
             Event::Swept { since, in_use } => {
-                self.look = Some(Look::new(since, in_use));
+                // One that is not worked off stays valid, and comes to no end where others replace it.
+                self.look.get_or_insert_with(|| Look::new(since, in_use));
                 let mut effects = self.end_some(now);
                 effects.absorb(self.forget_claims(now));
                 effects

@@ -189,6 +189,26 @@ fn a_pod_with_other_labels_keeps_what_live_flows_of_it_may_need() {
 }
 
 #[test]
+fn a_look_that_takes_long_comes_to_its_end_although_others_follow() {
+    let (mut state, identity) = mk_running();
+    let mut in_use = BTreeSet::new();
+    for number in 0..300_u16 {
+        let [high, low] = number.to_be_bytes();
+        let name = DnsName::parse(&format!("n{number}.example.com")).unwrap();
+        let address = IpAddr::from([198, 51, high, low]);
+        assert!(state.restore(identity, &name, address, at(10)));
+        in_use.insert((identity, address));
+    }
+    let idle = DnsName::parse("idle.example.com").unwrap();
+    assert!(state.restore(identity, &idle, ip("203.0.113.1"), at(11)));
+    for second in 20..30 {
+        state.handle(Event::Swept { since: at(second), in_use: in_use.clone() }, at(second));
+    }
+    assert_eq!(names(&state, identity, "203.0.113.1"), [""; 0]);
+    assert_eq!(state.learned().read().addresses(identity).count(), in_use.len());
+}
+
+#[test]
 fn ep_14_what_makes_room_for_an_answer_is_closed_with_it() {
     let (mut state, identity) = mk_running();
     *state.learned.write() =

@@ -30,6 +30,9 @@ const WAITING_MAX: usize = 100;
 /// A lookup of each socket so often at most: all of them stay below what a pod may ask in a second.
 const PACE: Duration = Duration::from_millis(2);
 
+/// What an heir read so long ago is not in force any more.
+const OLD: Duration = Duration::from_secs(12);
+
 /// What an agent says that handed over.
 const GOES_ON: &str = "another agent goes on; waiting to be ended";
 /// What an heir says first.
@@ -304,5 +307,28 @@ fn an_heir_reads_the_cluster_before_it_asks_for_the_node() -> Result<()> {
     let third = cluster.start_outpost()?;
     expect_said(&third, "what an earlier agent had in force goes on")?;
     assert!(cluster.outpost.web.try_tcp(evil)?.is_err());
+    Ok(())
+}
+
+#[test]
+fn an_heir_that_had_to_wait_reads_the_cluster_again() -> Result<()> {
+    let test = "an_heir_that_had_to_wait_reads_the_cluster_again";
+    let Some(cluster) = Cluster::for_test(test)? else { return Ok(()) };
+    let evil = SocketAddr::from((EVIL.v4, 443));
+    let first = cluster.start_outpost()?;
+    // It has the node and hands nothing over.
+    let process = Pid::from_raw(first.process_id().try_into()?).context("no process")?;
+    kill_process(process, Signal::STOP)?;
+    let heir = cluster.spawn_heir_of_outpost()?;
+    expect_said(&heir, "does not hand over")?;
+    let said = Instant::now();
+    // What the heir has read knows no policy.
+    cluster.let_web_reach_echo()?;
+    wait_until("what was read to be old", LIMIT, || Ok(said.elapsed() > OLD))?;
+    first.kill()?;
+    let heir = heir.expect_ready()?;
+    assert_eq!(heir.log().matches("reading the cluster").count(), 2, "{}", heir.log());
+    assert!(cluster.outpost.web.try_tcp(evil)?.is_err());
+    assert!(heir.stop(Signal::TERM)?.success());
     Ok(())
 }

@@ -326,6 +326,16 @@ impl Script {
 }
 
 impl Stage {
+    /// The stage's resolver and address, as a slot.
+    pub(crate) fn slot(&self, slot: u8) -> ResolverSlot {
+        ResolverSlot {
+            slot,
+            resolver: self.resolver.address,
+            alternatives: Vec::new(),
+            listen: vec![self.listen],
+        }
+    }
+
     /// A pod's UDP socket, connected to the proxy.
     pub(crate) async fn pod(&self) -> Pod {
         self.pod_at(self.listen.ip()).await

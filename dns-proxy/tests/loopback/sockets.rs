@@ -265,18 +265,12 @@ async fn vanished_endpoint_is_a_stranger() {
 #[tokio::test]
 async fn port_in_use_is_an_error_that_names_it() {
     let stage = Script::default().start().await;
-    let taken = |slot| ResolverSlot {
-        slot,
-        resolver: stage.resolver.address,
-        alternatives: Vec::new(),
-        listen: vec![stage.listen],
-    };
-    let error = stage.proxy.add_resolver(taken(1)).await.unwrap_err();
+    let error = stage.proxy.add_resolver(stage.slot(1)).await.unwrap_err();
     assert!(matches!(error, StartError::AddressInUse { address, .. } if address == stage.listen));
     assert!(error.to_string().contains(&stage.listen.to_string()));
-    let error = stage.proxy.add_resolver(taken(0)).await.unwrap_err();
+    let error = stage.proxy.add_resolver(stage.slot(0)).await.unwrap_err();
     assert!(matches!(error, StartError::SlotTaken { slot: 0 }));
-    let missing = ResolverSlot { listen: vec!["192.0.2.1:53".parse().unwrap()], ..taken(1) };
+    let missing = ResolverSlot { listen: vec!["192.0.2.1:53".parse().unwrap()], ..stage.slot(1) };
     let error = stage.proxy.add_resolver(missing).await.unwrap_err();
     assert!(matches!(error, StartError::AddressMissing { .. }));
 }
@@ -286,13 +280,7 @@ async fn removed_resolver_frees_its_port() {
     let stage = Script::default().start().await;
     assert!(stage.proxy.remove_resolver(0).await);
     assert!(!stage.proxy.remove_resolver(0).await);
-    let slot = ResolverSlot {
-        slot: 0,
-        resolver: stage.resolver.address,
-        alternatives: Vec::new(),
-        listen: vec![stage.listen],
-    };
-    stage.proxy.add_resolver(slot).await.unwrap();
+    stage.proxy.add_resolver(stage.slot(0)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use namegate_dns_proxy::clients::NameRules;
-use namegate_dns_proxy::{Limits, ResolverSlot, Timeouts};
+use namegate_dns_proxy::{Limits, Timeouts};
 use namegate_policy::dns::NameDecision;
 use namegate_policy::name::DnsName;
 
@@ -113,13 +113,7 @@ async fn removed_resolver_frees_its_port_on_every_worker() {
         assert!(stage.proxy.remove_resolver(0).await);
         // Alone on it: a worker that held on to the port would have it still.
         drop(std::net::UdpSocket::bind(stage.listen).unwrap());
-        let slot = ResolverSlot {
-            slot: 0,
-            resolver: stage.resolver.address,
-            alternatives: Vec::new(),
-            listen: vec![stage.listen],
-        };
-        stage.proxy.add_resolver(slot).await.unwrap();
+        stage.proxy.add_resolver(stage.slot(0)).await.unwrap();
     }
 }
 

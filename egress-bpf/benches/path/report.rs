@@ -10,8 +10,9 @@ use crate::world::Size;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Row {
     Packet(Kind),
-    /// Connections a second with so many names; with none, without a firewall.
+    /// Connections a second beside so many names.
     Connections {
+        kind: Kind,
         names: u32,
         writes: bool,
     },
@@ -95,9 +96,9 @@ impl Report {
                 ratio,
             );
         }
-        let bare = of(Row::Connections { names: 0, writes: false });
         for row in self.rows.keys().copied() {
-            if let Row::Connections { names: 1.., .. } = row {
+            if let Row::Connections { kind: Kind::Namegate, names, .. } = row {
+                let bare = of(Row::Connections { kind: Kind::Nothing, names, writes: false });
                 let ratio = of(row).zip(bare).map(|(own, bare)| own / bare);
                 aim(format!("{}, over no firewall", row.name()), false, 0.97, ratio);
             }
@@ -137,10 +138,9 @@ impl Row {
     fn name(self) -> String {
         match self {
             Self::Packet(kind) => format!("packet of a known flow: {}", kind.name()),
-            Self::Connections { names: 0, .. } => "connections: no firewall".to_owned(),
-            Self::Connections { names, writes: false } => format!("connections: {names} names"),
-            Self::Connections { names, writes: true } => {
-                format!("connections: {names} names, 5,000 writes a second")
+            Self::Connections { kind, names, writes } => {
+                let busy = if writes { ", 5,000 writes a second" } else { "" };
+                format!("connections beside {names} names{busy}: {}", kind.name())
             }
             Self::SameFlow(size) => format!("same flow: {}", size.name()),
             Self::SameFlowV6(size) => format!("same flow, IPv6: {}", size.name()),

@@ -8,6 +8,10 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const ETHERTYPE_QINQ: u16 = 0x9100;
 
+/// Octets that a short frame may be filled up to: 60 are what Ethernet asks for, and four more are there
+/// where a tag was.
+const PADDED: u32 = 64;
+
 /// What kind of packet it is, as far as verdicts differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -108,11 +112,25 @@ impl Headers {
         }
         match u16::from_be_bytes([high, low]) {
             ETHERTYPE_IPV4 => self.read_v4(packet),
-            ETHERTYPE_IPV6 => self.read_v6(packet),
+            ETHERTYPE_IPV6 => {
+                self.read_v6(packet)?;
+                self.end_with_frame(packet)
+            }
             ETHERTYPE_ARP => self.read_arp(packet),
             ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN | ETHERTYPE_QINQ => Err(DropReason::Vlan),
             _ => Err(DropReason::Ethertype),
         }
+    }
+
+    /// Refuses octets behind a packet that stays on the link without being judged.
+    #[inline(always)]
+    fn end_with_frame<P: Packet>(&self, packet: &P) -> Result<(), DropReason> {
+        let is_on_link = matches!(self.kind, Kind::Neighbour | Kind::Router | Kind::Listener);
+        let end = self.transport as u32 + self.payload;
+        if is_on_link && packet.length() > end && packet.length() > PADDED {
+            return Err(DropReason::Malformed);
+        }
+        Ok(())
     }
 
     /// ARP for IPv4 over Ethernet (RFC 826); nothing else is known by that ethertype.
@@ -125,7 +143,7 @@ impl Headers {
         self.flags = arp[7];
         let is_ethernet_ipv4 = arp[..7] == [0, 1, 8, 0, 6, 4, 0];
         let sender = Mac([arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]]);
-        if !is_ethernet_ipv4 || !matches!(arp[7], 1 | 2) {
+        if !is_ethernet_ipv4 || !matches!(arp[7], 1 | 2) || packet.length() > PADDED {
             return Err(DropReason::Malformed);
         }
         // Who speaks for another in ARP is told apart by the source check.

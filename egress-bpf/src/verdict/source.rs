@@ -18,6 +18,8 @@ const OPTIONS_MAX: usize = 4;
 /// Octets of neighbour discovery's options: a link-layer address, and the nonce of duplicate address
 /// detection (RFC 7527). More is nothing that a pod needs, and carries data past its policy.
 const OPTIONS_LENGTH_MAX: u32 = 16;
+/// Octets of a report of listeners: eight groups without sources (RFC 3810 section 5.2), for the same reason.
+const REPORT_LENGTH_MAX: u32 = 8 + 8 * 20;
 
 #[inline(always)]
 pub(super) fn check<P: Packet, M: Maps>(
@@ -54,9 +56,9 @@ fn leaving<P: Packet, M: Maps>(
         | Kind::IcmpError
         | Kind::Other => endpoint.has(source),
         Kind::Arp => {
-            // A probe asks before it has an address (RFC 5227 section 2.1.1).
+            // A probe asks for its address before it has it (RFC 5227 section 2.1.1).
             let is_probe = source.is(&Address::v4([0; 4])) && headers.flags == ARP_REQUEST;
-            is_probe || endpoint.has(source)
+            endpoint.has(if is_probe { &headers.destination } else { source })
         }
         Kind::Neighbour => {
             stays_on_link(maps, &headers.destination)
@@ -64,6 +66,9 @@ fn leaving<P: Packet, M: Maps>(
         }
         Kind::Router => return Err(DropReason::Router),
         Kind::Listener => {
+            if headers.payload > REPORT_LENGTH_MAX {
+                return Err(DropReason::Malformed);
+            }
             headers.flags != LISTENER_QUERY
                 && headers.destination.is_link_multicast_v6()
                 && (source.is(&Address::UNSPECIFIED) || endpoint.has_on_link(source))
@@ -96,11 +101,16 @@ fn neighbour<P: Packet>(
     let is_unspecified = headers.source.is(&Address::UNSPECIFIED);
     let (options, is_own) = match headers.flags {
         ROUTER_SOLICITATION => (8, is_unspecified || endpoint.has_on_link(&headers.source)),
-        // Duplicate address detection asks from `::` (RFC 4862 section 5.4.2).
-        NEIGHBOUR_SOLICITATION => (24, is_unspecified || endpoint.has_on_link(&headers.source)),
-        NEIGHBOUR_ADVERTISEMENT => {
+        NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
             let target = Address::new(packet.read(at + 8).ok_or(DropReason::Truncated)?);
-            (24, endpoint.has_on_link(&headers.source) && endpoint.has_on_link(&target))
+            let is_solicitation = headers.flags == NEIGHBOUR_SOLICITATION;
+            // Duplicate address detection asks from `::` (RFC 4862 section 5.4.2) for what is to be one's
+            // own: who has the address hears that another wants it, and gives it up.
+            let is_detection = is_solicitation && is_unspecified;
+            let is_own = is_detection || endpoint.has_on_link(&headers.source);
+            let speaks_of_itself =
+                is_solicitation && !is_detection || endpoint.has_on_link(&target);
+            (24, is_own && speaks_of_itself)
         }
         _ => return Err(DropReason::Router),
     };

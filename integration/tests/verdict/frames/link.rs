@@ -87,8 +87,13 @@ fn tagged() -> Vec<Row> {
 
 fn arp_of(operation: u8, sender: &str) -> Vec<u8> {
     let IpAddr::V4(sender) = ip(sender) else { return Vec::new() };
-    let mut frame = frame::arp(MAC, operation, sender.octets(), [10, 244, 1, 1]);
-    frame.resize(60, 0);
+    let frame = frame::arp(MAC, operation, sender.octets(), [10, 244, 1, 1]);
+    filled(frame, 60)
+}
+
+/// A frame with zeroes behind it.
+fn filled(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
+    frame.resize(length, 0);
     frame
 }
 
@@ -98,7 +103,17 @@ fn arp() -> Vec<Row> {
         sent("ARP request", own(), "link"),
         sent("ARP reply", arp_of(2, POD), "link"),
         sent("ARP announcement", with(own(), 38, &[10, 244, 1, 10]), "link"),
-        sent("ARP probe", arp_of(1, "0.0.0.0"), "link"),
+        sent("ARP probe", with(arp_of(1, "0.0.0.0"), 38, &[10, 244, 1, 10]), "link"),
+        sent("ARP probe for the node's address", arp_of(1, "0.0.0.0"), "spoofed"),
+        sent(
+            "ARP probe for another pod's address",
+            with(arp_of(1, "0.0.0.0"), 38, &[10, 244, 1, 11]),
+            "spoofed",
+        ),
+        sent("ARP request where a tag was", filled(own(), 64), "link"),
+        sent("ARP request with a tail", filled(own(), 65), "malformed"),
+        sent("ARP reply with a long tail", filled(arp_of(2, POD), 1_400), "malformed"),
+        got("ARP request with a tail to the pod", filled(own(), 65), "malformed"),
         sent("ARP probe that answers", arp_of(2, "0.0.0.0"), "spoofed"),
         sent("ARP for another pod", arp_of(1, "10.244.1.11"), "spoofed"),
         sent("ARP reply for the node", arp_of(2, "10.244.1.1"), "spoofed"),
@@ -153,6 +168,28 @@ fn neighbours() -> Vec<Row> {
             "duplicate address detection",
             neighbour(("::", "ff02::1:ff00:10"), 135, POD_V6, &[]),
             "link",
+        ),
+        sent(
+            "duplicate address detection of the link-local address",
+            neighbour(("::", "ff02::1:ff00:a"), 135, LINK_LOCAL, &[]),
+            "link",
+        ),
+        sent(
+            "duplicate address detection for another",
+            neighbour(("::", "ff02::1:ff00:11"), 135, "fd00:10:244:1::11", &[]),
+            "spoofed",
+        ),
+        sent(
+            "duplicate address detection for the node",
+            neighbour(("::", "ff02::1:ff00:1"), 135, NODE_V6, &[]),
+            "spoofed",
+        ),
+        sent("solicitation with a tail", filled(solicits(&[]), 79), "malformed"),
+        sent("advertisement with a long tail", filled(advertises(POD_V6), 1_400), "malformed"),
+        got(
+            "solicitation with a tail to the pod",
+            filled(neighbour((NODE_V6, POD_V6), 135, POD_V6, &[]), 79),
+            "malformed",
         ),
         sent("solicitation for another", solicits(&theirs(1)), "spoofed"),
         sent(
@@ -209,7 +246,12 @@ fn neighbours() -> Vec<Row> {
 
 /// Listener discovery behind a hop-by-hop header.
 fn listener(source: &str, kind: u8, header: [u8; 8]) -> Vec<u8> {
-    let body = [&header[..], &frame::icmp(kind, [0; 4], &[0; 16])].concat();
+    report(source, kind, header, 16)
+}
+
+/// The same with so many octets behind the first eight.
+fn report(source: &str, kind: u8, header: [u8; 8], octets: usize) -> Vec<u8> {
+    let body = [&header[..], &frame::icmp(kind, [0; 4], &vec![0; octets])].concat();
     with(frame::ip(MAC, (ip(source), ip("ff02::16")), 0, &body), 21, &[1])
 }
 
@@ -218,6 +260,13 @@ fn listeners() -> Vec<Row> {
     let elsewhere = |destination| with(listener(LINK_LOCAL, 143, ALERT), 38, destination);
     vec![
         sent("listener report", listener(LINK_LOCAL, 143, ALERT), "link"),
+        sent("report of eight groups", report(LINK_LOCAL, 143, ALERT, 8 * 20), "link"),
+        sent("report of nine groups", report(LINK_LOCAL, 143, ALERT, 9 * 20), "malformed"),
+        sent(
+            "listener report with a tail",
+            filled(listener(LINK_LOCAL, 143, ALERT), 1_400),
+            "malformed",
+        ),
         sent("old listener report", listener(LINK_LOCAL, 131, ALERT), "link"),
         sent("listener done", listener(LINK_LOCAL, 132, ALERT), "link"),
         sent("listener report from nobody", listener("::", 143, ALERT), "link"),

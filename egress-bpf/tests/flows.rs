@@ -2,7 +2,9 @@
 
 mod pod;
 
-use namegate_egress_bpf::abi::{DropReason, EventVerdict, FLOW_REVOKED, Pass};
+use namegate_egress_bpf::abi::{
+    DropReason, EventVerdict, FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_REVOKED, Pass,
+};
 use namegate_egress_bpf::packet::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
@@ -150,6 +152,20 @@ fn ch_5_a_revoked_flow_is_cut_from_both_sides_and_stays_cut() {
     pod.pass(119);
     assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked), "after a while");
     assert!(pod.sim.flows.values().all(|flow| flow.state == FLOW_REVOKED));
+}
+
+#[test]
+fn a_revoked_flow_is_cut_again_where_another_processor_wrote_its_state_meanwhile() {
+    let rules = || vec![allows("203.0.113.10/32", 443), isolated()];
+    for state in [FLOW_ESTABLISHED, FLOW_CLOSING] {
+        let mut pod = mk_connected(Pod::new(rules(), vec![isolated()]), SITE);
+        pod.change_policy(vec![isolated()], vec![isolated()]);
+        assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked));
+        // Of a packet that was let through by the policy before, and noted after the cut.
+        pod.sim.flows.values_mut().for_each(|flow| flow.state = state);
+        assert_eq!(pod.gets(&back(SITE, TCP_ACK)), drop(DropReason::Revoked), "{state}");
+        assert_eq!(pod.sends(&out(SITE, TCP_ACK)), drop(DropReason::Denied), "{state}");
+    }
 }
 
 #[test]

@@ -277,16 +277,18 @@ fn settle<M: Maps>(
     }
     // Gone by now only if user space removed it in between: the next packet finds it absent.
     let flow = maps.flow(&case.key).ok_or(DropReason::NoFlow)?;
-    flow.generation = case.generation;
-    flow.table = case.table;
-    flow.clause = case.clause;
-    flow.audit = case.audit;
     if outcome.is_ok() {
+        flow.generation = case.generation;
+        flow.table = case.table;
+        flow.clause = case.clause;
+        flow.audit = case.audit;
         let opener = opener(flow);
         let is_reply = is_reply(case.way, opener, scene.direction);
         note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.tcp_ends());
         return Ok(Pass::Judged);
     }
+    // Of the generation before: another processor may be about to write the state of a packet that it let
+    // through just then, and the next packet is judged again.
     flow.seen_ns = scene.now_ns;
     flow.state = FLOW_REVOKED;
     Err(DropReason::Revoked)

@@ -24,7 +24,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use namegate_egress_bpf::abi::{Direction, DropReason, NameEntry, NameKey, PASSAGES, Pass};
 use namegate_egress_bpf::compile::NameWrites;
-use namegate_egress_bpf::datapath::{DatapathError, Numbers, Options, RanVerdict, Reason};
+use namegate_egress_bpf::datapath::{
+    DatapathError, Numbers, Options, RanVerdict, Reason, ServiceEntry,
+};
 use namegate_egress_bpf::sim::frame;
 use namegate_egress_bpf::verdict::Verdict;
 use namegate_integration::lab;
@@ -195,6 +197,43 @@ fn address_that_does_not_fit_is_closed() -> Result<()> {
     datapath.put_identities(&BTreeMap::from([(missing, Identity::FIRST_WORKLOAD)]))?;
     datapath.set_complete(true)?;
     ensure!(twin.syn(missing, 1_001)? == RanVerdict::Next, "there is room for {missing}");
+    twin.close()
+}
+
+/// Blocks of addresses that are said to be empty: no longer once somebody in them is written, and by no
+/// later agent before it has looked.
+#[test]
+fn block_of_addresses_is_looked_up_once_it_has_one() -> Result<()> {
+    if !lab::can_run("block_of_addresses_is_looked_up_once_it_has_one")? {
+        return Ok(());
+    }
+    let (closed, served) = (IpAddr::from([172, 30, 1, 1]), IpAddr::from([172, 31, 0, 1]));
+    let closed_v6: IpAddr = "fd00:30:1::1".parse()?;
+    let mut twin = Twin::open("blocks")?;
+    let mut world = World::serving(served, closed);
+    let services = std::mem::take(&mut world.services);
+    twin.enter(&world)?;
+    for remote in [closed, served] {
+        ensure!(twin.syn(remote, 1_000)? == RanVerdict::Next, "{remote} is nobody's");
+    }
+    let before = twin.datapath().vacant_blocks();
+    ensure!(before > 100_000, "{before} blocks are known to be empty");
+    let datapath = twin.datapath();
+    datapath.close_addresses(&[closed, closed_v6])?;
+    datapath.set_services(
+        &services.into_keys().map(|service| (service, ServiceEntry::default())).collect(),
+    )?;
+    ensure!(datapath.vacant_blocks() == before - 3, "three blocks have somebody");
+    for (remote, reason) in [(closed, DropReason::Incomplete), (served, DropReason::NoBackend)] {
+        ensure!(twin.syn(remote, 1_001)? == RanVerdict::Drop, "{remote} is somebody's");
+        let counted = twin.counted(Direction::Egress, Reason::Drop(reason))?;
+        ensure!(counted == 1, "{remote}: {counted} for {reason:?}");
+    }
+    twin.reopen()?;
+    ensure!(twin.datapath().vacant_blocks() == 0, "the next agent knows of none");
+    twin.datapath().set_complete(true)?;
+    ensure!(twin.datapath().vacant_blocks() == before - 3, "and finds out by what is written");
+    ensure!(twin.syn(closed, 1_002)? == RanVerdict::Drop, "{closed} is still somebody's");
     twin.close()
 }
 

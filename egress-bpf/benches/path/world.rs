@@ -99,6 +99,7 @@ pub(crate) fn fill(size: Size, ifindex: u32, pins: Option<&Path>) -> (Datapath, 
         };
         datapath.set_endpoint(&endpoint(ifindex, policy.identity, addresses)).expect("an endpoint");
     }
+    datapath.set_complete(true).expect("all is written");
     (datapath, events)
 }
 

@@ -47,6 +47,12 @@ impl Address {
         Self([0, 0, MAPPED, word])
     }
 
+    /// The words that hold its octets in memory.
+    #[inline(always)]
+    pub(super) const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
     /// The octets.
     #[inline(always)]
     pub const fn octets(&self) -> [u8; 16] {

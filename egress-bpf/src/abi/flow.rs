@@ -121,7 +121,14 @@ impl Flow {
     }
 }
 
-/// Key of `OPENED` and `RELEASED`: whose entries of `FLOWS` are counted. Both zero: everybody's.
+/// The places of `TOTALS`, which counts the entries of `FLOWS`, whoever's they are.
+pub const TOTALS: u32 = 2;
+/// Of [`TOTALS`]: entries that were ever made, counted by the kernel program.
+pub const TOTAL_OPENED: u32 = 0;
+/// Of [`TOTALS`]: how many of these are gone, counted by user space.
+pub const TOTAL_RELEASED: u32 = 1;
+
+/// Key of `OPENED` and `RELEASED`: whose entries of `FLOWS` are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct QuotaKey {
@@ -129,11 +136,6 @@ pub struct QuotaKey {
     pub ifindex: u32,
     /// [`super::Endpoint::epoch`].
     pub epoch: u32,
-}
-
-impl QuotaKey {
-    /// Everybody's.
-    pub const ALL: Self = Self { ifindex: 0, epoch: 0 };
 }
 
 /// Datagrams in pieces that an endpoint has room for; one more takes the place of one of its own.

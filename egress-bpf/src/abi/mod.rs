@@ -14,6 +14,7 @@ mod reason;
 mod ruleset;
 mod service;
 mod table;
+mod vacancy;
 
 pub use address::{Address, Mac};
 pub use config::{CONFIG_INCOMPLETE, CONFIG_OTHER_PROTOCOLS, CONFIG_RANGES, Config, RESOLVERS_MAX};
@@ -24,7 +25,7 @@ pub use event::{Event, EventVerdict, NO_CLAUSE};
 pub use flow::{
     FLOW_CLOSING, FLOW_ESTABLISHED, FLOW_OPENING, FLOW_REVOKED, FRAGMENTS_EACH, Flow, FlowKey,
     Fragment, FragmentKey, QuotaKey, ROLE_HAIRPIN, ROLE_HAIRPIN_SERVER, ROLE_PLAIN, ROLE_REPLY,
-    ROLE_TRANSLATED,
+    ROLE_TRANSLATED, TOTAL_OPENED, TOTAL_RELEASED, TOTALS,
 };
 pub use passage::{PASSAGES, Passage};
 pub use reason::{COUNTER_SLOTS, DropReason, Pass};
@@ -36,8 +37,10 @@ pub use table::{
     TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey,
 };
 
+pub use vacancy::BLOCKS;
+
 /// Raised with every change of a layout; part of the path that maps are pinned under.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// The oldest version whose rows of `ENDPOINTS` and `FLOWS` have this layout and meaning: from there on
 /// they are carried over.

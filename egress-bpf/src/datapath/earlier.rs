@@ -173,8 +173,8 @@ impl Datapath {
         let mut held: BTreeMap<QuotaKey, u64> = BTreeMap::new();
         for flow in flows {
             *held.entry(QuotaKey { ifindex: flow.ifindex, epoch: flow.epoch }).or_default() += 1;
-            *held.entry(QuotaKey::ALL).or_default() += 1;
         }
+        self.maps.totals.begin(held.values().sum());
         for (key, count) in held {
             self.maps.released.put(&key, &0)?;
             self.maps.opened.put(&key, &count)?;

@@ -95,6 +95,7 @@ impl Datapath {
         addresses: &[Address],
         identities: &[u32],
     ) -> Result<(), DatapathError> {
+        self.maps.vacancy.take(addresses);
         let Err(mut failure) = self.maps.ipcache.put_all(addresses, identities) else {
             return Ok(());
         };
@@ -128,7 +129,8 @@ impl Datapath {
         if !is_complete {
             config.flags |= CONFIG_INCOMPLETE;
         }
-        self.maps.config.put(&0, &config)
+        self.maps.config.put(&0, &config)?;
+        if is_complete { self.find_vacancy() } else { Ok(()) }
     }
 
     /// Who addresses are, as the kernel has it; `None` for those that are closed.

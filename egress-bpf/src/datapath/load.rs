@@ -14,9 +14,11 @@ use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
 use super::passages::Passages;
+use super::quota::Totals;
 use super::spot::{BOTH, make_directory};
+use super::vacancy::Vacancy;
 use super::{Datapath, Maps, Options, query, seam};
-use crate::abi::{ABI_VERSION, Direction, QuotaKey};
+use crate::abi::{ABI_VERSION, Direction};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
 
@@ -27,10 +29,11 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const NO_PINS: &str = "/proc/namegate-pins-nothing";
 
 /// Every map that outlives the agent.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 23] = [
     "CONFIG",
     "ENDPOINTS",
     "PASSAGES",
+    "VACANT",
     "IPCACHE",
     "RANGES",
     "TABLES",
@@ -43,6 +46,7 @@ const PINNED: [&str; 21] = [
     "FLOWS",
     "OPENED",
     "RELEASED",
+    "TOTALS",
     "FRAGMENTS",
     "RESOLVERS",
     "RESOLVER_SLOTS",
@@ -73,10 +77,7 @@ impl Datapath {
     /// Loads the program over maps of its own that nothing pins, for [`Datapath::run`] beside an
     /// agent that must not notice; `pin_root` is not used. Interfaces cannot be attached.
     pub fn unpinned(options: &Options) -> Result<(Self, Events), DatapathError> {
-        let (datapath, events) =
-            Self::load(EbpfLoader::new(), PathBuf::from(NO_PINS), false, options)?;
-        datapath.begin_quota(&QuotaKey::ALL)?;
-        Ok((datapath, events))
+        Self::load(EbpfLoader::new(), PathBuf::from(NO_PINS), false, options)
     }
 
     fn load(
@@ -136,7 +137,8 @@ impl Datapath {
         if found != 0 && found != ABI_VERSION {
             return Err(DatapathError::Abi { path: self.pins.clone(), found });
         }
-        self.begin_quota(&QuotaKey::ALL)?;
+        // Whoever wrote addresses before may have known of a block that is said to be empty.
+        self.maps.vacancy.forget();
         self.tables = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
         self.restore_passages()?;
@@ -152,7 +154,8 @@ impl Maps {
         Ok(Self {
             config: rows(ebpf, "CONFIG")?,
             endpoints: rows(ebpf, "ENDPOINTS")?,
-            passages: passages(ebpf)?,
+            passages: Passages::new(&words(ebpf, "PASSAGES")?)?,
+            vacancy: Vacancy::new(&words(ebpf, "VACANT")?)?,
             ipcache: rows(ebpf, "IPCACHE")?,
             ranges: rows(ebpf, "RANGES")?,
             tables: rows(ebpf, "TABLES")?,
@@ -166,6 +169,7 @@ impl Maps {
             fragments: Arc::new(rows(ebpf, "FRAGMENTS")?),
             opened: Arc::new(rows(ebpf, "OPENED")?),
             released: Arc::new(rows(ebpf, "RELEASED")?),
+            totals: Arc::new(Totals::new(&words(ebpf, "TOTALS")?)?),
             resolvers: rows(ebpf, "RESOLVERS")?,
             resolver_slots: rows(ebpf, "RESOLVER_SLOTS")?,
             hits: PerCpuHashMap::try_from(take(ebpf, "HITS")?)
@@ -245,11 +249,12 @@ fn rows<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Rows<K, V
     Rows::new(name, data)
 }
 
-fn passages(ebpf: &mut Ebpf) -> Result<Passages, DatapathError> {
-    let Map::Array(data) = take(ebpf, "PASSAGES")? else {
-        return Err(DatapathError::Missing { name: "PASSAGES" });
+/// An array that is shared as memory.
+fn words(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
+    let Map::Array(data) = take(ebpf, name)? else {
+        return Err(DatapathError::Missing { name });
     };
-    Passages::new(&data)
+    Ok(data)
 }
 
 pub(super) fn mistyped(map: &'static str, source: aya::maps::MapError) -> DatapathError {

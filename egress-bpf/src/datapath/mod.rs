@@ -27,11 +27,13 @@ mod reader;
 mod run;
 mod seam;
 mod services;
+mod shared;
 mod spot;
 mod sweep;
 mod tables;
 mod tcx;
 mod unlink;
+mod vacancy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -63,8 +65,10 @@ use batch::Rows;
 use earlier::Earlier;
 use passages::Passages;
 use pods::{CidrTrieKey, RangeTrieKey};
+use quota::Totals;
 use services::Written;
 use tables::RowKeys;
+use vacancy::Vacancy;
 
 /// Where and how large.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,6 +195,7 @@ struct Maps {
     config: Rows<u32, Config>,
     endpoints: Rows<u32, Endpoint>,
     passages: Passages,
+    vacancy: Vacancy,
     ipcache: Rows<Address, u32>,
     ranges: Rows<RangeTrieKey, u32>,
     tables: Rows<TableKey, Table>,
@@ -204,6 +209,7 @@ struct Maps {
     fragments: Arc<Rows<FragmentKey, Fragment>>,
     opened: Arc<Rows<QuotaKey, u64>>,
     released: Arc<Rows<QuotaKey, u64>>,
+    totals: Arc<Totals>,
     resolvers: Rows<Address, u32>,
     resolver_slots: Rows<u32, Address>,
     hits: PerCpuHashMap<MapData, HitKey, u64>,

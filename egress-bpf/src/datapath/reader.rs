@@ -10,9 +10,10 @@ use super::batch::Rows;
 use super::counters::{Counters, Hits, read_counters, read_hits};
 use super::error::DatapathError;
 use super::load::mistyped;
+use super::quota::Totals;
 use super::services::Written;
 use super::tables::{RowKeys, hits_failed};
-use crate::abi::{Flow, FlowKey, HitKey, QuotaKey};
+use crate::abi::{Flow, FlowKey, HitKey};
 
 /// How much of a map is in use, as far as user space wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,7 @@ pub struct Fill {
 /// The maps that the kernel writes, through descriptors of their own.
 pub struct Reader {
     flows: Rows<FlowKey, Flow>,
-    opened: Rows<QuotaKey, u64>,
-    released: Rows<QuotaKey, u64>,
+    totals: Totals,
     hits: PerCpuHashMap<MapData, HitKey, u64>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -40,8 +40,7 @@ impl Datapath {
         let maps = self.pins.join("maps");
         Ok(Reader {
             flows: Rows::new("FLOWS", pinned(&maps, "FLOWS")?)?,
-            opened: Rows::new("OPENED", pinned(&maps, "OPENED")?)?,
-            released: Rows::new("RELEASED", pinned(&maps, "RELEASED")?)?,
+            totals: Totals::new(&pinned(&maps, "TOTALS")?)?,
             hits: PerCpuHashMap::try_from(map(&maps, "HITS")?)
                 .map_err(|source| mistyped("HITS", source))?,
             counters: PerCpuArray::try_from(map(&maps, "COUNTERS")?)
@@ -105,10 +104,8 @@ impl Reader {
 
     /// How full the flow table is: what the kernel counted in, less what was given back.
     pub fn flow_fill(&self) -> Result<Fill, DatapathError> {
-        let opened = self.opened.get(&QuotaKey::ALL)?.unwrap_or(0);
-        let released = self.released.get(&QuotaKey::ALL)?.unwrap_or(0);
         let max = u64::from(self.flows.capacity()?);
-        Ok(Fill { map: "FLOWS", used: opened.wrapping_sub(released).min(max), max })
+        Ok(Fill { map: "FLOWS", used: self.totals.held().min(max), max })
     }
 
     /// Reads the packet counters.

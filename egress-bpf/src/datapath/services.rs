@@ -43,6 +43,7 @@ impl Datapath {
                 continue;
             }
             let row = self.write_list(entry)?;
+            self.maps.vacancy.take([&key.address]);
             self.maps.services.put(key, &row).inspect_err(|_| self.stale_lists.push(row))?;
             let written = Written { row, entry: entry.clone() };
             if let Some(old) = Arc::make_mut(&mut self.services).insert(*key, written) {

@@ -9,6 +9,7 @@ use namegate_policy::time::Timestamp;
 
 use super::batch::Rows;
 use super::error::DatapathError;
+use super::quota::Totals;
 use super::services::{Written, lacks_backend};
 use super::{Datapath, EndpointEntry};
 use crate::abi::{
@@ -54,6 +55,9 @@ pub struct Broom {
     fragments: Arc<Rows<FragmentKey, Fragment>>,
     opened: Arc<Rows<QuotaKey, u64>>,
     released: Arc<Rows<QuotaKey, u64>>,
+    totals: Arc<Totals>,
+    /// What the kernel had counted of all.
+    all_counted: u64,
     /// What the kernel had counted before the endpoints were noted down: of whom anything is counted, it
     /// is known whether they are there.
     counted: Vec<(QuotaKey, u64)>,
@@ -71,6 +75,7 @@ impl Datapath {
 
     /// Notes down what a sweep has to know; it may then run on another thread, one at a time.
     pub fn broom(&self) -> Result<Broom, DatapathError> {
+        let all_counted = self.maps.totals.opened();
         let counted = self.maps.opened.read_all()?;
         let noted = |(ifindex, endpoint): (&u32, &EndpointEntry)| {
             (*ifindex, (endpoint.epoch, endpoint.identity))
@@ -87,6 +92,8 @@ impl Datapath {
             fragments: Arc::clone(&maps.fragments),
             opened: Arc::clone(&maps.opened),
             released: Arc::clone(&maps.released),
+            totals: Arc::clone(&maps.totals),
+            all_counted,
             counted,
             endpoints,
             last_epoch: last_epoch.unwrap_or(0),
@@ -204,13 +211,13 @@ impl Broom {
         for flow in left {
             let key = QuotaKey { ifindex: flow.ifindex, epoch: flow.epoch };
             *held.entry(key).or_default() += 1;
-            *held.entry(QuotaKey::ALL).or_default() += 1;
         }
+        self.totals.release(self.all_counted.wrapping_sub(held.values().sum()));
         for (key, counted) in &self.counted {
             let held = held.get(key).copied().unwrap_or(0);
             let endpoint = self.endpoints.get(&key.ifindex);
             let is_gone = endpoint.is_none_or(|(epoch, _)| *epoch != key.epoch);
-            if held == 0 && is_gone && *key != QuotaKey::ALL {
+            if held == 0 && is_gone {
                 self.opened.remove(key)?;
                 self.released.remove(key)?;
             } else {

@@ -10,10 +10,11 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::TcContext;
 use namegate_egress_bpf::abi::{
-    Address, Backend, BackendKey, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason, Endpoint,
-    Event, EventVerdict, FRAGMENTS_EACH, Flow, FlowKey, Fragment, FragmentKey, HitKey, NameEntry,
-    NameKey, PASSAGES as PLACES, Pass, Passage, PeerKey, PortKey, QuotaKey, RESOLVERS_MAX, RuleSet,
-    Service, ServiceKey, Table, TableKey,
+    Address, BLOCKS, Backend, BackendKey, COUNTER_SLOTS, CidrKey, Config, Direction, DropReason,
+    Endpoint, Event, EventVerdict, FRAGMENTS_EACH, Flow, FlowKey, Fragment, FragmentKey, HitKey,
+    NameEntry, NameKey, PASSAGES as PLACES, Pass, Passage, PeerKey, PortKey, QuotaKey,
+    RESOLVERS_MAX, RuleSet, Service, ServiceKey, TOTAL_OPENED, TOTAL_RELEASED,
+    TOTALS as TOTAL_PLACES, Table, TableKey,
 };
 use namegate_egress_bpf::verdict::{Case, Full, Gate, Maps, Question, Scene, admit, answer, track};
 
@@ -26,6 +27,10 @@ static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_
 /// Written by user space as memory, a word at a time.
 #[map]
 static PASSAGES: Array<Passage> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
+/// A bit for each block of addresses, set where neither `IPCACHE` nor `SERVICES` has one of it. Written by
+/// user space as memory.
+#[map]
+static VACANT: Array<u64> = Array::with_max_entries(BLOCKS / u64::BITS, BPF_F_MMAPABLE);
 #[map]
 static IPCACHE: HashMap<Address, u32> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 #[map]
@@ -54,6 +59,9 @@ static OPENED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_
 /// Of these, how many are gone: counted by user space, which alone removes any.
 #[map]
 static RELEASED: HashMap<QuotaKey, u64> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+/// The same of all endpoints, shared with user space as memory.
+#[map]
+static TOTALS: Array<u64> = Array::with_max_entries(TOTAL_PLACES, BPF_F_MMAPABLE);
 /// Room for every place of every endpoint.
 #[map]
 static FRAGMENTS: HashMap<FragmentKey, Fragment> =
@@ -164,6 +172,9 @@ impl Maps for KernelMaps {
 
     #[inline(always)]
     fn identity(&self, address: &Address) -> Option<u32> {
+        if is_vacant(address) {
+            return None;
+        }
         // SAFETY: a single word.
         unsafe { IPCACHE.get(address) }.copied()
     }
@@ -207,6 +218,9 @@ impl Maps for KernelMaps {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        if is_vacant(&key.address) {
+            return None;
+        }
         // SAFETY: user space replaces whole entries, after the list that they name.
         unsafe { SERVICES.get(key) }
     }
@@ -228,8 +242,9 @@ impl Maps for KernelMaps {
         // SAFETY: words, each written whole. Where two processors add at once one may be lost (the
         // target has no atomic addition in stable Rust); the next sweep counts what is really there.
         unsafe {
-            let (released, all_released) = (*RELEASED.get(key)?, *RELEASED.get(&QuotaKey::ALL)?);
-            let (opened, all) = (OPENED.get_ptr_mut(key)?, OPENED.get_ptr_mut(&QuotaKey::ALL)?);
+            let (released, opened) = (*RELEASED.get(key)?, OPENED.get_ptr_mut(key)?);
+            let all_released = TOTALS.get_ptr(TOTAL_RELEASED)?.read_volatile();
+            let all = TOTALS.get_ptr_mut(TOTAL_OPENED)?;
             if !may((*opened).wrapping_sub(released), (*all).wrapping_sub(all_released)) {
                 return Some(false);
             }
@@ -263,6 +278,16 @@ impl Maps for KernelMaps {
             unsafe { *hits = (*hits).wrapping_add(1) };
         }
     }
+}
+
+/// Whether the block of an address is known to be empty. User space says so no longer before it writes what
+/// is in it.
+#[inline(always)]
+fn is_vacant(address: &Address) -> bool {
+    let block = address.block();
+    // SAFETY: a word, which user space may write meanwhile: read once.
+    let word = VACANT.get_ptr(block / u64::BITS).map(|word| unsafe { word.read_volatile() });
+    word.is_some_and(|word| word >> (block % u64::BITS) & 1 != 0)
 }
 
 /// What a function of our own returned: zero, or the number of a [`DropReason`].

@@ -36,7 +36,7 @@ impl Drop for Pins {
 }
 
 pub(crate) struct Twin {
-    _pins: Pins,
+    pins: Pins,
     datapath: Datapath,
     events: Events,
     sim: Simulation,
@@ -62,7 +62,7 @@ impl Twin {
         let options = Options { pin_root: pins.0.clone(), ..options.clone() };
         let (datapath, events) = Datapath::open(&options)?;
         Ok(Self {
-            _pins: pins,
+            pins,
             datapath,
             events,
             sim: Simulation::default(),
@@ -73,6 +73,13 @@ impl Twin {
             epoch: 0,
             counted: BTreeMap::new(),
         })
+    }
+
+    /// Opens the pinned maps anew, as the next agent does.
+    pub(crate) fn reopen(&mut self) -> Result<()> {
+        let options = Options { pin_root: self.pins.0.clone(), ..Options::default() };
+        (self.datapath, self.events) = Datapath::open(&options)?;
+        Ok(())
     }
 
     /// The same with the pod behind another interface.
@@ -141,6 +148,7 @@ impl Twin {
     pub(crate) fn enter(&mut self, world: &World) -> Result<()> {
         let config = &world.settings;
         self.datapath.configure(config)?;
+        self.datapath.set_complete(true)?;
         self.datapath.set_resolvers(&world.resolvers)?;
         let known: Vec<IpAddr> = self.datapath.addresses()?.into_keys().collect();
         self.datapath.remove_identities(&known)?;

@@ -96,6 +96,7 @@ bench-audit: setup ## Measures what records of decisions cost at 5,000 lookups a
 
 .PHONY: bench-path
 bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS=--json)
+	@command -v ipset >/dev/null || .ci/setup ipset
 	@cargo bench --quiet -p namegate-egress-bpf --bench path $(as_root) -- $(ARGS)
 
 .PHONY: check

@@ -261,6 +261,7 @@ mod tests {
             is_internal_local: false,
             left_alone: BTreeSet::new(),
             restricted: BTreeSet::new(),
+            sources: Vec::new(),
         };
         for (namespace, name, app, expected) in [
             ("kube-system", "kube-dns", "", true),

@@ -101,6 +101,8 @@ pub struct Service {
     pub left_alone: BTreeSet<IpAddr>,
     /// Those of its external addresses that take some sources only (`loadBalancerSourceRanges`).
     pub restricted: BTreeSet<IpAddr>,
+    /// The sources that those take.
+    pub sources: Vec<IpNet>,
 }
 
 /// One port of a Service.

@@ -274,6 +274,7 @@ fn a_service_peer_is_its_address_on_its_port_and_its_backends_on_theirs() {
         is_internal_local: false,
         left_alone: BTreeSet::new(),
         restricted: BTreeSet::new(),
+        sources: Vec::new(),
     });
     let backend = |name: &str, port| BackendPort {
         name: name.into(),
@@ -321,6 +322,7 @@ fn a_service_peer_is_no_address_that_its_owner_writes_and_no_port_that_it_has_no
             is_internal_local: false,
             left_alone: BTreeSet::from([balancer]),
             restricted: BTreeSet::new(),
+            sources: Vec::new(),
         });
         let table = world.table("web");
         let own = &table.egress[0];

@@ -77,7 +77,9 @@ impl State {
         }
     }
 
-    /// Where a Service's port is reached, and which backends have it there.
+    /// Where a Service's port is reached, and which backends have it there. `externalTrafficPolicy` is for
+    /// who comes from outside: pods of the node reach every backend at external addresses and node ports
+    /// (core/v1 ServiceSpec), as by way of the balancer.
     fn reaches<'a>(
         &self,
         service: &Service,
@@ -90,10 +92,10 @@ impl State {
         let mut found: Vec<_> =
             cluster.map(|address| (Reach::Cluster, *address, port.port, inner)).collect();
         for address in &service.external_addresses {
-            // Which sources are meant is the balancer's business: none of them comes in here.
-            let is_restricted = service.restricted.contains(address);
             if !service.left_alone.contains(address) {
-                let backends = if is_restricted { &NONE } else { &served.all };
+                let is_closed =
+                    service.restricted.contains(address) && !self.sends_all(service, address);
+                let backends = if is_closed { &NONE } else { &served.all };
                 found.push((Reach::External, *address, port.port, backends));
             }
         }
@@ -102,6 +104,14 @@ impl State {
             found.extend(nodes.map(|node| (Reach::NodePort, *node, node_port, &served.all)));
         }
         found
+    }
+
+    /// Whether every pod of the node is a source that a restricted address takes: the kernel translates
+    /// for all of them alike.
+    fn sends_all(&self, service: &Service, address: &IpAddr) -> bool {
+        let pods = self.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
+        pods.filter(|pod| pod.is_ipv4() == address.is_ipv4())
+            .all(|pod| service.sources.iter().any(|range| range.contains(pod)))
     }
 
     fn served(&self, service: &Service, port: &ServicePort, own: &BTreeSet<IpAddr>) -> Served {

@@ -77,8 +77,10 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
     };
     let mut external = ips(|_| true)?;
     let left_alone = ips(|one| one.ip_mode.as_deref() == Some("Proxy"))?;
-    let has_ranges = spec.load_balancer_source_ranges.iter().flatten().next().is_some();
-    let restricted = if has_ranges { external.iter().copied().collect() } else { BTreeSet::new() };
+    let ranges = || spec.load_balancer_source_ranges.iter().flatten();
+    let is_restricted = ranges().next().is_some();
+    let restricted =
+        if is_restricted { external.iter().copied().collect() } else { BTreeSet::new() };
     external.extend(addresses(each("spec.externalIPs", spec.external_ips.iter().flatten()))?);
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -101,30 +103,34 @@ pub fn service(written: &core::Service) -> Result<Service, FieldError> {
         is_internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         left_alone: left_alone.into_iter().collect(),
         restricted,
+        // One that cannot be read lets nobody in.
+        sources: ranges().filter_map(|range| range.trim().parse().ok()).collect(),
         cluster_addresses: addresses(cluster_ips)?,
         external_addresses: external,
         ports,
     })
 }
 
-/// Trims an EndpointSlice; endpoints that neither are ready nor serve are left out.
+/// Trims an EndpointSlice; endpoints that neither are ready nor serve to their end are left out.
 pub fn endpoint_slice(written: &discovery::EndpointSlice) -> Result<EndpointSlice, FieldError> {
     let metadata = &written.metadata;
     let namespace = namespace_of(metadata)?;
     let service = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
-    let is_usable = |(_, endpoint): &(usize, &discovery::Endpoint)| {
-        let conditions = endpoint.conditions.as_ref();
-        // An unset condition means ready (discovery.k8s.io/v1).
-        conditions.is_none_or(|c| c.ready != Some(false) || c.serving == Some(true))
+    // What is not written means ready, serving, and not about to end (discovery.k8s.io/v1).
+    let is_ready = |endpoint: &discovery::Endpoint| {
+        endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false))
     };
-    let usable = written.endpoints.iter().enumerate().filter(is_usable);
+    let is_ending = |endpoint: &discovery::Endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.is_some_and(|c| c.serving != Some(false) && c.terminating == Some(true))
+    };
+    let usable = written.endpoints.iter().enumerate();
+    let usable = usable.filter(|(_, endpoint)| is_ready(endpoint) || is_ending(endpoint));
     let usable = usable.flat_map(|(index, endpoint)| {
         each(format!("endpoints[{index}].addresses"), endpoint.addresses.iter())
     });
-    let is_ending = |endpoint: &&discovery::Endpoint| {
-        endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(false))
-    };
-    let ending = written.endpoints.iter().filter(is_ending).flat_map(|one| &one.addresses);
+    let ending = written.endpoints.iter().filter(|endpoint| !is_ready(endpoint));
+    let ending = ending.flat_map(|endpoint| &endpoint.addresses);
     // A usable one that cannot be read is told of below; others are nobody's business.
     let ending: BTreeSet<IpAddr> = ending.filter_map(|text| text.parse().ok()).collect();
     let is_fqdn = written.address_type == "FQDN";

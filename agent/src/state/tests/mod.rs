@@ -1,6 +1,7 @@
 mod cluster;
 mod lessons;
 mod pods;
+mod services;
 
 use namegate_egress_bpf::abi::RuleSet;
 use namegate_policy::object::ObjectRef;

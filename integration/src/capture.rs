@@ -27,7 +27,7 @@ pub struct Capture {
 impl Capture {
     /// Starts capturing on `interface` of `namespace`; returns once packets are seen.
     pub fn start(lab: &Lab, namespace: &Namespace, interface: &str) -> Result<Self> {
-        let log = lab.file("tcpdump.log");
+        let log = lab.file(&format!("tcpdump-{interface}.log"));
         let mut tcpdump = Daemon::start_piped(
             namespace.command("tcpdump").args([
                 "-n",

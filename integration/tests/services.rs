@@ -1,146 +1,40 @@
 //! Services: real sockets through service addresses, on a node whose own translation would choose
 //! otherwise.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use namegate_integration::addresses::{CHECKOUT, NODE, ROUTER, WEB};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use namegate_integration::addresses::{CHECKOUT, DB, Pair, ROUTER, WEB};
+use namegate_integration::audit::Mark;
 use namegate_integration::capture::{Capture, sent_by};
-use namegate_integration::lab::say_skipped;
+use namegate_integration::fronts::Fronts;
+use namegate_integration::lab::{say_skipped, skip};
 use namegate_integration::manifests::Manifests;
 use namegate_integration::node::UPLINK;
 use namegate_integration::patience::wait_until;
 use namegate_integration::pod::{Pod, echo, echo_servers};
 use namegate_integration::process::Daemon;
+use namegate_integration::proxy::Proxy;
 use namegate_integration::scene::Scene;
 use namegate_integration::town::Town;
 
 /// A backend on another node: the internet's side of the uplink stands in for it.
-const FAR: (Ipv4Addr, Ipv6Addr) =
-    (Ipv4Addr::new(10, 244, 2, 10), Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 10));
+const FAR: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 2, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 10)),
+];
 const FAR_PORT: u16 = 7_777;
-const MIXED: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 80)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x80)),
-];
-const SELF: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 90)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x90)),
-];
+/// The service of a pod of the node and of the far backend.
+const MIXED: Fronts = Fronts::new("mixed", 0x80, 30_080);
+/// The service of its only client.
+const SELF: Fronts = Fronts::new("self", 0x90, 30_090);
 const OWN_PORT: u16 = 9_000;
-const NODE_PORT: u16 = 30_080;
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// How the node itself translates services, as kube-proxy does in a mode of its own.
-#[derive(Clone, Copy, Debug)]
-enum Proxy {
-    Nftables,
-    Iptables,
-    Ipvs,
-}
-
-impl Proxy {
-    /// Translates both families of the mixed service and its node port to the far backend, always.
-    fn translate(self, town: &Town) -> Result<()> {
-        let node = &town.node.namespace;
-        let [v4, v6] = MIXED;
-        match self {
-            Self::Nftables => {
-                let rules = format!(
-                    "table inet elsewhere {{
-  chain translate {{
-    type nat hook prerouting priority -100;
-    ip daddr {v4} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip to {}:{FAR_PORT}
-    ip daddr {} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} dnat ip to {}:{FAR_PORT}
-    ip6 daddr {v6} meta l4proto {{ tcp, udp }} th dport 8080 dnat ip6 to [{}]:{FAR_PORT}
-  }}
-}}\n",
-                    FAR.0, NODE.v4, FAR.0, FAR.1
-                );
-                let file = town.lab.file("elsewhere.nft");
-                std::fs::write(&file, rules)?;
-                let path = file.to_str().context("a path")?;
-                node.run(&["nft", "-f", path], LIMIT)?.success()?;
-            }
-            Self::Iptables => {
-                for protocol in ["tcp", "udp"] {
-                    let far = [format!("{}:{FAR_PORT}", FAR.0), format!("[{}]:{FAR_PORT}", FAR.1)];
-                    Self::chain(town, "iptables-legacy", protocol, &v4.to_string(), &far[0])?;
-                    Self::chain(town, "ip6tables-legacy", protocol, &v6.to_string(), &far[1])?;
-                }
-            }
-            Self::Ipvs => {
-                for protocol in ["-t", "-u"] {
-                    for (service, far) in [
-                        (format!("{v4}:8080"), format!("{}:{FAR_PORT}", FAR.0)),
-                        (format!("{}:{NODE_PORT}", NODE.v4), format!("{}:{FAR_PORT}", FAR.0)),
-                        (format!("[{v6}]:8080"), format!("[{}]:{FAR_PORT}", FAR.1)),
-                    ] {
-                        let add = ["ipvsadm", "-A", protocol, &service, "-s", "rr"];
-                        node.run(&add, LIMIT)?.success()?;
-                        let to = ["ipvsadm", "-a", protocol, &service, "-r", &far, "-m"];
-                        node.run(&to, LIMIT)?.success()?;
-                    }
-                }
-                // The addresses that a node takes packets for are its own.
-                node.ip(&[
-                    "link add kube-ipvs0 type dummy",
-                    &format!("addr add {v4}/32 dev kube-ipvs0"),
-                    &format!("addr add {v6}/128 dev kube-ipvs0 nodad"),
-                ])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The chains of a service as kube-proxy names and orders them.
-    fn chain(town: &Town, program: &str, protocol: &str, service: &str, far: &str) -> Result<()> {
-        let (chosen, backend) = (format!("KUBE-SVC-{protocol}"), format!("KUBE-SEP-{protocol}"));
-        let jump = |to: &'static str, from: &'static str| vec!["-A", from, "-j", to];
-        let mut rules: Vec<Vec<&str>> = vec![vec!["-N", &chosen], vec!["-N", &backend]];
-        if protocol == "tcp" {
-            rules.push(vec!["-N", "KUBE-SERVICES"]);
-            rules.push(jump("KUBE-SERVICES", "PREROUTING"));
-            rules.push(jump("KUBE-SERVICES", "OUTPUT"));
-        }
-        let node_port = NODE_PORT.to_string();
-        let port = |number| ["-p", protocol, "--dport", number, "-j", &chosen];
-        let to_service = ["-A", "KUBE-SERVICES", "-d", service];
-        rules.push([to_service.as_slice(), &port("8080")].concat());
-        let local = ["-A", "KUBE-SERVICES", "-m", "addrtype", "--dst-type", "LOCAL"];
-        rules.push([local.as_slice(), &port(&node_port)].concat());
-        rules.push(vec!["-A", &chosen, "-j", &backend]);
-        rules.push(vec!["-A", &backend, "-p", protocol, "-j", "DNAT", "--to-destination", far]);
-        for rule in rules {
-            let words =
-                [["/usr/sbin/".to_owned() + program].as_slice(), &["-w".to_owned()]].concat();
-            let table = ["-t".to_owned(), "nat".to_owned()];
-            let rule = rule.into_iter().map(str::to_owned).collect::<Vec<_>>();
-            let words = [words.as_slice(), &table, &rule].concat();
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            town.node.namespace.run(&words, LIMIT)?.success()?;
-        }
-        Ok(())
-    }
-
-    /// What this machine lacks for the mode.
-    fn lacks(self, town: &Town) -> Result<Option<&'static str>> {
-        let runs = |words: &[&str]| -> Result<bool> {
-            let words = [["sh", "-c"].as_slice(), words].concat();
-            Ok(town.node.namespace.run(&words, LIMIT)?.success().is_ok())
-        };
-        Ok(match self {
-            Self::Nftables => None,
-            Self::Iptables => (!runs(&["/usr/sbin/iptables-legacy -t nat -S"])?)
-                .then_some("no iptables-legacy, or a kernel without it"),
-            // It loads the module where that is one.
-            Self::Ipvs => {
-                (!runs(&["ipvsadm -Ln"])?).then_some("a kernel without IP_VS, or no ipvsadm")
-            }
-        })
-    }
-}
+/// Flows that a pod begins at once.
+const AT_ONCE: usize = 16;
 
 /// A town with a service whose backends are a pod of the node and one elsewhere, and a service whose
 /// only backend is its client. What the node itself translates goes elsewhere alone.
@@ -149,62 +43,47 @@ fn mk_scene(test: &str, proxy: Proxy) -> Result<Option<(Scene, Vec<Daemon>)>> {
         return Ok(None);
     };
     if let Some(reason) = proxy.lacks(&town)? {
-        say_skipped(&format!("{test} with {proxy:?}"), reason)?;
+        let test = format!("{test} with {proxy:?}");
+        match proxy {
+            Proxy::Nftables | Proxy::Iptables => skip(&test, reason)?,
+            // Not every kernel has it, whatever is installed.
+            Proxy::Ipvs => say_skipped(&test, reason)?,
+        }
         return Ok(None);
     }
     town.checkout.serve_echo(&town.lab, OWN_PORT)?;
-    let hosts = [IpAddr::V4(FAR.0), IpAddr::V6(FAR.1)];
-    town.internet.ip(&[
-        &format!("addr add {}/32 dev lo", FAR.0),
-        &format!("addr add {}/128 dev lo nodad", FAR.1),
-    ])?;
-    let servers = echo_servers(&town.internet, &town.lab, &hosts, FAR_PORT)?;
-    proxy.translate(&town)?;
+    let [v4, v6] = FAR;
+    town.internet
+        .ip(&[&format!("addr add {v4}/32 dev lo"), &format!("addr add {v6}/128 dev lo nodad")])?;
+    let servers = echo_servers(&town.internet, &town.lab, &FAR, FAR_PORT)?;
+    let far = FAR.map(|address| SocketAddr::from((address, FAR_PORT)));
+    proxy.translate(&town, MIXED, &far)?;
     let manifests = Manifests::cluster(&town.lab)?;
     manifests.write("services.yaml", &objects())?;
     let scene = Scene::begin(town, manifests, &[])?;
-    for host in hosts {
-        let server = SocketAddr::from((host, FAR_PORT));
+    for server in far {
         wait_until("the far backend", LIMIT, || Ok(scene.town.web.try_tcp(server)?.is_ok()))?;
     }
     Ok(Some((scene, servers)))
 }
 
 fn objects() -> String {
-    let slice = |service: &str, name: &str, address: IpAddr, port: u16| {
-        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-{name}, \
-             namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: {family}\n\
-             endpoints: [{{addresses: [\"{address}\"], conditions: {{ready: true}}}}]\n\
-             ports: [{{name: stream, port: {port}, protocol: TCP}}, {{name: datagram, port: {port}, protocol: UDP}}]\n"
-        )
-    };
-    let service = |name: &str, addresses: &[IpAddr; 2], node_port: &str| {
-        format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
-             clusterIPs: [\"{}\", \"{}\"]\n  ports:\n  \
-             - {{name: stream, port: 8080, protocol: TCP{node_port}}}\n  \
-             - {{name: datagram, port: 8080, protocol: UDP{node_port}}}\n",
-            addresses[0], addresses[1]
-        )
-    };
+    let [v4, v6] = FAR;
     let far = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: far, namespace: shop, labels: {{app: far}}}}\n\
          spec: {{nodeName: other, containers: [{{name: far, image: far}}]}}\n\
-         status: {{phase: Running, podIPs: [{{ip: {}}}, {{ip: \"{}\"}}]}}\n",
-        FAR.0, FAR.1
+         status: {{phase: Running, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n"
     );
     [
         far,
-        service("mixed", &MIXED, &format!(", nodePort: {NODE_PORT}")),
-        slice("mixed", "near-v4", WEB.v4.into(), 80),
-        slice("mixed", "near-v6", WEB.v6.into(), 80),
-        slice("mixed", "far-v4", FAR.0.into(), FAR_PORT),
-        slice("mixed", "far-v6", FAR.1.into(), FAR_PORT),
-        service("self", &SELF, ""),
-        slice("self", "v4", CHECKOUT.v4.into(), OWN_PORT),
-        slice("self", "v6", CHECKOUT.v6.into(), OWN_PORT),
+        MIXED.manifest(),
+        MIXED.slice("near-v4", (WEB.v4, 80).into()),
+        MIXED.slice("near-v6", (WEB.v6, 80).into()),
+        MIXED.slice("far-v4", (v4, FAR_PORT).into()),
+        MIXED.slice("far-v6", (v6, FAR_PORT).into()),
+        SELF.manifest(),
+        SELF.slice("v4", (CHECKOUT.v4, OWN_PORT).into()),
+        SELF.slice("v6", (CHECKOUT.v6, OWN_PORT).into()),
     ]
     .concat()
 }
@@ -220,19 +99,40 @@ fn policy(name: &str, namespace: &str, app: &str, to: &str) -> String {
     )
 }
 
-/// Connects and sends datagrams until some got through and some did not.
+/// Connects and sends datagrams, [`AT_ONCE`] of each at a time, until some got through and some did not.
 fn try_until_both(pod: &Pod, to: SocketAddr) -> Result<()> {
-    for attempt in [Pod::try_tcp, Pod::try_udp] {
-        let mut outcomes = [0; 2];
-        for _ in 0..60 {
-            outcomes[usize::from(attempt(pod, to)?.is_ok())] += 1;
-            if outcomes.iter().all(|count| *count > 1) {
-                break;
-            }
+    thread::scope(|scope| {
+        let protocols = [Pod::try_tcp, Pod::try_udp];
+        let both =
+            protocols.map(|attempt| scope.spawn(move || try_one_until_both(pod, to, attempt)));
+        both.into_iter().try_for_each(join)
+    })
+}
+
+fn try_one_until_both(
+    pod: &Pod,
+    to: SocketAddr,
+    attempt: fn(&Pod, SocketAddr) -> Result<io::Result<()>>,
+) -> Result<()> {
+    let (mut open, mut denied) = (0, 0);
+    for _ in 0..5 {
+        let outcomes = thread::scope(|scope| {
+            let all: Vec<_> = (0..AT_ONCE)
+                .map(|_| scope.spawn(|| attempt(pod, to).map(|outcome| outcome.is_ok())))
+                .collect();
+            all.into_iter().map(join).collect::<Result<Vec<bool>>>()
+        })?;
+        open += outcomes.iter().filter(|is_open| **is_open).count();
+        denied += outcomes.iter().filter(|is_open| !**is_open).count();
+        if open > 1 && denied > 1 {
+            return Ok(());
         }
-        ensure!(outcomes.iter().all(|count| *count > 1), "{to}: denied and open: {outcomes:?}");
     }
-    Ok(())
+    bail!("{to}: {open} open, {denied} denied")
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
 #[test]
@@ -255,54 +155,78 @@ fn judge_by_backend(test: &str, proxy: Proxy) -> Result<()> {
         return Ok(());
     };
     let town = &scene.town;
-    for address in MIXED {
+    for front in MIXED.all() {
         // Nothing governs the pod: the node translates, and always to the same backend.
-        town.checkout.try_tcp((address, 8_080).into())??;
+        town.checkout.try_tcp(front)?.with_context(|| front.to_string())?;
     }
     scene.manifests.write("near.yaml", &policy("near", "shop", "checkout", "web"))?;
     scene.manifests.write("far.yaml", &policy("far", "data", "db", "far"))?;
-    let far = SocketAddr::from((FAR.0, FAR_PORT));
+    let far = SocketAddr::from((FAR[0], FAR_PORT));
     wait_until("the policies", LIMIT, || {
         let is_closed = town.checkout.try_tcp(far)?.is_err();
         Ok(is_closed && town.db.try_tcp((WEB.v4, 80).into())?.is_err())
     })?;
-    let capture = Capture::start(&town.lab, &town.node.namespace, UPLINK)?;
+    let node = &town.node.namespace;
+    let away = Capture::start(&town.lab, node, UPLINK)?;
+    let to_web = Capture::start(&town.lab, node, &town.web.interface)?;
     let mark = scene.agent.audit.mark()?;
-    for address in MIXED {
-        try_until_both(&town.checkout, (address, 8_080).into())?;
-        try_until_both(&town.db, (address, 8_080).into())?;
+    thread::scope(|scope| {
+        let both = [&town.checkout, &town.db].map(|pod| {
+            scope.spawn(move || {
+                MIXED.all().into_iter().try_for_each(|front| try_until_both(pod, front))
+            })
+        });
+        both.into_iter().try_for_each(join)
+    })?;
+    for front in MIXED.all() {
+        expect_records(&scene, mark, front).with_context(|| front.to_string())?;
     }
-    try_until_both(&town.checkout, (NODE.v4, NODE_PORT).into())?;
-    for (near, far) in
-        [(IpAddr::V4(WEB.v4), IpAddr::V4(FAR.0)), (IpAddr::V6(WEB.v6), IpAddr::V6(FAR.1))]
-    {
-        for (pod, verdict, backend) in [
-            ("checkout", "forwarded", near),
-            ("checkout", "dropped", far),
-            ("db", "forwarded", far),
-            ("db", "dropped", near),
-        ] {
-            let service = MIXED[usize::from(near.is_ipv6())].to_string();
-            let backend = backend.to_string();
-            scene.agent.audit.expect(
-                mark,
-                &[
-                    ("kind", "flow"),
-                    ("verdict", verdict),
-                    ("source.pod", pod),
-                    ("destination.address", &backend),
-                    ("service.address", &service),
-                    ("service.port", "8080"),
-                    ("service.namespace", "shop"),
-                    ("service.name", "mixed"),
-                ],
-            )?;
-        }
+    let away = away.finish(node, ROUTER.v4.into())?;
+    expect_only(&away, FAR, DB, CHECKOUT)?;
+    let to_web = to_web.finish(node, WEB.v4.into())?;
+    expect_only(&to_web, [WEB.v4.into(), WEB.v6.into()], CHECKOUT, DB)
+}
+
+/// The agent tells of the service and of the backend, to either pod and of either verdict.
+fn expect_records(scene: &Scene, mark: Mark, front: SocketAddr) -> Result<()> {
+    let (near, far) = match front {
+        SocketAddr::V4(_) => (IpAddr::from(WEB.v4), FAR[0]),
+        SocketAddr::V6(_) => (IpAddr::from(WEB.v6), FAR[1]),
+    };
+    for (pod, verdict, backend) in [
+        ("checkout", "forwarded", near),
+        ("checkout", "dropped", far),
+        ("db", "forwarded", far),
+        ("db", "dropped", near),
+    ] {
+        scene.agent.audit.expect(
+            mark,
+            &[
+                ("kind", "flow"),
+                ("verdict", verdict),
+                ("source.pod", pod),
+                ("destination.address", &backend.to_string()),
+                ("service.address", &front.ip().to_string()),
+                ("service.port", &front.port().to_string()),
+                ("service.namespace", "shop"),
+                ("service.name", "mixed"),
+            ],
+        )?;
     }
-    let left = capture.finish(&town.node.namespace, ROUTER.v4.into())?;
-    let checkouts = [CHECKOUT.v4.to_string(), CHECKOUT.v6.to_string()];
-    let leaked = sent_by(&left, &checkouts.each_ref().map(String::as_str));
-    ensure!(leaked.is_empty(), "sent to the far backend: {leaked:#?}");
+    Ok(())
+}
+
+/// What came to the backend is of the pod that may reach it and not of the other.
+fn expect_only(seen: &[String], backend: [IpAddr; 2], may: Pair, may_not: Pair) -> Result<()> {
+    let sent = |pod: Pair| {
+        let pod = [format!("{}.", pod.v4), format!("{}.", pod.v6)];
+        let mut lines = sent_by(seen, &pod.each_ref().map(String::as_str));
+        lines.retain(|line| backend.iter().any(|to| line.contains(&format!(" > {to}."))));
+        lines
+    };
+    ensure!(!sent(may).is_empty(), "nothing of {} to {backend:?} was seen", may.v4);
+    let leaked = sent(may_not);
+    ensure!(leaked.is_empty(), "sent to {backend:?}: {leaked:#?}");
     Ok(())
 }
 
@@ -323,8 +247,8 @@ fn live_flows_to_services_follow_the_policy() -> Result<()> {
     wait_until("the policy", LIMIT, || Ok(town.checkout.try_tcp(target)?.is_err()))?;
     let mut streams = Vec::new();
     for _ in 0..10 {
-        for address in MIXED {
-            streams.push(town.checkout.connect((address, 8_080).into())??);
+        for front in MIXED.cluster() {
+            streams.push(town.checkout.connect(front)??);
         }
     }
     for stream in &mut streams {
@@ -367,13 +291,13 @@ fn reach_itself(test: &str, proxy: Proxy) -> Result<()> {
     scene.manifests.write("self.yaml", &policy("self", "shop", "checkout", "checkout"))?;
     let web = SocketAddr::from((WEB.v4, 80));
     wait_until("the policy", LIMIT, || Ok(town.checkout.try_tcp(web)?.is_err()))?;
-    for address in SELF {
-        let service = SocketAddr::from((address, 8_080));
-        let mut stream = town.checkout.connect(service)?.context("hairpin")?;
+    for front in SELF.all() {
+        let mut stream =
+            town.checkout.connect(front)?.with_context(|| format!("TCP to {front}"))?;
         for _ in 0..3 {
             echo(&mut stream)?;
         }
-        town.checkout.try_udp(service)?.context("hairpin by UDP")?;
+        town.checkout.try_udp(front)?.with_context(|| format!("UDP to {front}"))?;
     }
     Ok(())
 }

@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use namegate_integration::addresses::{
-    DB, DB_PORT, ECHO, ECHO_PORT, EVIL, OUTPOST, OUTPOST_GATEWAY, ROUTER,
+    DB, DB_PORT, ECHO, ECHO_PORT, EVIL, NODE, OUTPOST, OUTPOST_GATEWAY, ROUTER,
 };
 use namegate_integration::agent::Agent;
 use namegate_integration::capture::{Capture, sent_by};
@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(15);
 /// How long a probe waits before it says that nothing comes back.
 const PROBE: Duration = Duration::from_millis(700);
-/// What the far web serves.
+/// What the far web serves, and where every node has it.
 const FAR_PORT: u16 = 9_000;
+const NODE_PORT: u16 = 30_900;
 
 fn database() -> SocketAddr {
     (DB.v4, DB_PORT).into()
@@ -86,6 +87,7 @@ fn each_end_judges_with_and_without_source_translation() -> Result<()> {
     let twin = &cluster.outpost.twin;
     expect_policies(&cluster)?;
     twin.try_tcp(database())?.context("allowed at both ends")?;
+    expect_node_ports(&cluster, &town)?;
 
     // Denied where it starts, it does not leave its node.
     let capture = Capture::start(&cluster.town.lab, &cluster.town.internet, "outpost0")?;
@@ -112,6 +114,80 @@ fn each_end_judges_with_and_without_source_translation() -> Result<()> {
     town.audit.expect(near, &[("kind", "flow"), dropped, ("source.address", &node)])?;
     // Whatever does not leave the node, or does not begin on it, is as before.
     expect_policies(&cluster)
+}
+
+/// A node port is its backend at the pod's own node, which translates it there, and at another node that
+/// node.
+fn expect_node_ports(cluster: &Cluster, agent: &Agent) -> Result<()> {
+    let (checkout, outpost) = (&cluster.town.checkout, &cluster.outpost);
+    let backend = SocketAddr::from((outpost.web.addresses.v4, FAR_PORT));
+    let [own, other] = [NODE, OUTPOST].map(|node| SocketAddr::from((node.v4, NODE_PORT)));
+    let world = SocketAddr::from((ECHO.v4, ECHO_PORT));
+    let ports = |number: u16, node_port: Option<u16>| -> Vec<Value> {
+        let port = |protocol: &str| {
+            let name = protocol.to_lowercase();
+            json!({"name": name, "protocol": protocol, "port": number, "nodePort": node_port})
+        };
+        vec![port("TCP"), port("UDP")]
+    };
+    cluster.api.put(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "far-web", "namespace": "shop"},
+        "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.90"], "ports": ports(80, Some(NODE_PORT))},
+    }))?;
+    cluster.api.put(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "far-web-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "far-web"},
+        },
+        "endpoints": [{"addresses": [backend.ip()], "conditions": {"ready": true}}],
+        "ports": ports(FAR_PORT, None),
+    }))?;
+    let rules = format!(
+        "add table ip ports; add chain ip ports pre {{ type nat hook prerouting priority -100; }}; \
+         add rule ip ports pre ip daddr {} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} dnat to {backend}",
+        OUTPOST.v4
+    );
+    outpost.node.run(&["nft", &rules], SOON)?.success()?;
+    checkout.try_tcp(other)?.context("the other node translates")?;
+
+    let pods = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    for (peer, open, closed) in [
+        (pods, [backend, own], vec![other]),
+        (json!({"entity": "RemoteNode"}), [other, other], vec![own, backend]),
+    ] {
+        cluster.api.put(json!({
+            "apiVersion": "namegate.dev/v1alpha1", "kind": "EgressPolicy",
+            "metadata": {"name": "ports", "namespace": "shop"},
+            "spec": {"podSelector": {"matchLabels": {"app": "checkout"}}, "egress": [{"to": [peer]}]},
+        }))?;
+        wait_until("the policy", SOON, || {
+            Ok(checkout.try_tcp(world)?.is_err() && checkout.try_tcp(open[0])?.is_ok())
+        })?;
+        let mark = agent.audit.mark()?;
+        for attempt in [Pod::try_tcp, Pod::try_udp] {
+            for to in open {
+                attempt(checkout, to)?.with_context(|| format!("{to} under {peer}"))?;
+            }
+            for to in &closed {
+                ensure!(attempt(checkout, *to)?.is_err(), "{to} is open under {peer}");
+            }
+        }
+        // Judged by who is reached: another node is reached itself, the own one's backend is.
+        let reached = if closed.contains(&other) { other } else { backend };
+        agent.audit.expect(
+            mark,
+            &[
+                ("kind", "flow"),
+                ("verdict", "dropped"),
+                ("source.pod", "checkout"),
+                ("destination.address", &reached.ip().to_string()),
+                ("destination.port", &reached.port().to_string()),
+            ],
+        )?;
+    }
+    cluster.api.delete("EgressPolicy", "shop", "ports")?;
+    wait_until("the policy to be gone", SOON, || Ok(checkout.try_tcp(world)?.is_ok()))
 }
 
 /// Pods as routed CNIs wire them: an address for itself, a gateway that is no address of the node's,

@@ -3,6 +3,9 @@
 //! Two are known: the compiler of the distribution's `rustc-web` package, which has a prebuilt `core`
 //! for BPF, and a rustup nightly with `rust-src`. Both need `bpf-linker`. `AYA_BUILD_SKIP=1` leaves an
 //! empty object, for checks on machines that never load it.
+//!
+//! Builds for tests get a second object, of the same source and other instructions: what another build of
+//! the agent would load.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const PROGRAM: &str = "namegate-egress";
+/// What is built, and how much each is optimised.
+const OBJECTS: [(&str, &str); 2] = [(PROGRAM, "3"), ("namegate-egress-other", "2")];
 const WATCHED: [&str; 7] =
     ["Cargo.toml", "build.rs", "src/lib.rs", "src/abi", "src/packet", "src/verdict", "src/program"];
 const MISSING: &str = "no BPF toolchain: run `make setup`, or install either the Debian packages \
@@ -39,16 +44,20 @@ fn main() -> ExitCode {
 
 fn place_object() -> Result<(), String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let object = out.join(PROGRAM);
-    if env::var("AYA_BUILD_SKIP").is_ok_and(|skip| skip == "1" || skip == "true") {
-        return std::fs::write(&object, [])
-            .map_err(|error| format!("cannot write {}: {error}", object.display()));
+    let is_skipped = env::var("AYA_BUILD_SKIP").is_ok_and(|skip| skip == "1" || skip == "true");
+    let is_for_tests = variable("PROFILE")? == "debug";
+    for (name, level) in OBJECTS {
+        let object = out.join(name);
+        if is_skipped || !(name == PROGRAM || is_for_tests) {
+            std::fs::write(&object, [])
+                .map_err(|error| format!("cannot write {}: {error}", object.display()))?;
+            continue;
+        }
+        let built = Toolchain::find().ok_or(MISSING)?.build(&out, level)?;
+        std::fs::copy(&built, &object)
+            .map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     }
-    let toolchain = Toolchain::find().ok_or(MISSING)?;
-    let built = toolchain.build(&out)?;
-    std::fs::copy(&built, &object)
-        .map(drop)
-        .map_err(|error| format!("cannot copy {}: {error}", built.display()))
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<OsString, String> {
@@ -89,7 +98,7 @@ impl Toolchain {
             .then_some(Self::Nightly)
     }
 
-    fn build(&self, out: &Path) -> Result<PathBuf, String> {
+    fn build(&self, out: &Path, level: &str) -> Result<PathBuf, String> {
         let mut command = match self {
             Self::Prebuilt(rustc) => {
                 let mut command = Command::new(variable("CARGO")?);
@@ -115,7 +124,7 @@ impl Toolchain {
             // More than one codegen unit leaves calls that break the 512-byte stack.
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
             .env("CARGO_PROFILE_RELEASE_LTO", "fat")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", level)
             .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
             .env_remove("RUSTC_WORKSPACE_WRAPPER")
             .env_remove("RUSTC_WRAPPER")

@@ -272,7 +272,12 @@ fn open_datapath(
     let (mut datapath, events) =
         Datapath::open(&options).context("cannot load the kernel program")?;
     datapath.check_attach(link.index).context("cannot attach the kernel program")?;
-    tracing::info!(attach = %datapath.attach_point().as_str(), "the kernel program is loaded");
+    let [egress, ingress] = datapath.program_tags();
+    tracing::info!(
+        attach = %datapath.attach_point().as_str(),
+        tags = %format_args!("{egress:016x}/{ingress:016x}"),
+        "the kernel program is loaded"
+    );
     datapath
         .configure(&Settings {
             proxy: Some(ProxySettings {

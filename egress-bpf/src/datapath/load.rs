@@ -20,7 +20,8 @@ use super::vacancy::Vacancy;
 use super::{Datapath, Maps, Options, query, seam};
 use crate::abi::{ABI_VERSION, Direction};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress"));
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -86,7 +87,8 @@ impl Datapath {
         is_taken_over: bool,
         options: &Options,
     ) -> Result<(Self, Events), DatapathError> {
-        if OBJECT.is_empty() {
+        let object = seam::object();
+        if object.is_empty() {
             return Err(DatapathError::NoProgram);
         }
         loader
@@ -95,16 +97,16 @@ impl Datapath {
             .map_max_entries("IPCACHE", options.addresses_max)
             .map_max_entries("PEERS", options.peers_max);
         let mut ebpf = loader
-            .load(OBJECT)
+            .load(object)
             .map_err(|source| DatapathError::Load { source: Box::new(source) })?;
-        let mut program_numbers = [0; 2];
-        for (number, direction) in program_numbers.iter_mut().zip(BOTH) {
+        let (mut program_numbers, mut program_tags) = ([0; 2], [0; 2]);
+        for (place, direction) in BOTH.into_iter().enumerate() {
             let name = program_name(direction);
             verify(&mut ebpf, name)?;
-            let info = program(&mut ebpf, name)?.info();
-            *number = info
-                .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?
-                .id();
+            let info = program(&mut ebpf, name)?
+                .info()
+                .map_err(|source| DatapathError::Verifier { name, source: Box::new(source) })?;
+            (program_numbers[place], program_tags[place]) = (info.id(), info.tag());
         }
         let events = Events::new(ring(&mut ebpf)?);
         let maps = Maps::take(&mut ebpf)?;
@@ -113,6 +115,7 @@ impl Datapath {
             is_taken_over,
             ebpf,
             program_numbers,
+            program_tags,
             has_tcx: true,
             attach_point: AttachPoint::Tcx,
             is_shut_loaded: false,

@@ -171,6 +171,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     /// The kernel's numbers of the programs, by direction.
     program_numbers: [u32; 2],
+    /// What the kernel makes of their instructions, by direction.
+    program_tags: [u64; 2],
     /// Whether the kernel has tcx, attached through it or not.
     has_tcx: bool,
     attach_point: AttachPoint,
@@ -217,6 +219,12 @@ struct Maps {
 }
 
 impl Datapath {
+    /// What the kernel makes of the instructions of the programs, out of pods and into them: builds that
+    /// differ in it enforce by different code.
+    pub fn program_tags(&self) -> [u64; 2] {
+        self.program_tags
+    }
+
     /// Whether a previous agent's maps were found and taken over.
     pub fn is_taken_over(&self) -> bool {
         self.is_taken_over

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::load::OBJECT;
 use crate::abi::ABI_VERSION;
 
 #[cfg(debug_assertions)]
@@ -38,6 +39,21 @@ pub(super) fn write_fault() -> Option<io::Error> {
 #[cfg(not(debug_assertions))]
 pub(super) const fn write_fault() -> Option<io::Error> {
     None
+}
+
+/// The kernel program that is loaded: that of another build, of the same source compiled otherwise, makes
+/// two runs of one build take over from each other as two builds of one version do.
+#[cfg(debug_assertions)]
+pub(super) fn object() -> &'static [u8] {
+    static OTHER: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/namegate-egress-other"));
+    if std::env::var_os("NAMEGATE_TEST_OTHER_PROGRAM").is_some() { OTHER } else { OBJECT }
+}
+
+/// The kernel program that is loaded.
+#[cfg(not(debug_assertions))]
+pub(super) const fn object() -> &'static [u8] {
+    OBJECT
 }
 
 /// The version whose directory the pins lie in; another one makes two runs of one build take over from

@@ -47,7 +47,9 @@ nightly: build ## Holds the three engines against each other over a million rand
 	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
 
 .PHONY: test-restart
-test-restart: build ## Kills 200 agents under load and takes over between versions 20 times, as root
+test-restart: build ## Kills 200 agents under load, each followed by another build, and takes over between versions 20 times, as root
+	cargo build --release -p namegate
+	NAMEGATE_OTHER_BIN=$(abspath $(target))/release/namegate \
 	NAMEGATE_RESTARTS=200 NAMEGATE_UPGRADES=20 NAMEGATE_LIVE_FLOWS=1000 NAMEGATE_DENIED_RATE=20000 \
 	  cargo test -p namegate-integration --test restart $(as_root) -- --nocapture
 

@@ -141,6 +141,13 @@ impl Agent {
         Self::spawn_on(&town.lab, &town.node.namespace, manifests, version, arguments)
     }
 
+    /// Starts this build of the agent, and does not wait.
+    pub fn spawn_build(town: &Town, manifests: &Manifests, build: &Build) -> Result<Self> {
+        let mut command = town.node.namespace.command(&build.program);
+        command.env("NO_COLOR", "1").envs(build.environment.clone());
+        Self::launch(&town.lab, manifests, command, "", &[])
+    }
+
     /// Starts the agent with this in its environment, and does not wait.
     pub fn spawn_with(
         town: &Town,
@@ -219,6 +226,13 @@ impl Agent {
         self.process.log()
     }
 
+    /// What the kernel makes of the instructions of the programs that it loaded.
+    pub fn program_tags(&self) -> Result<String> {
+        let log = self.log();
+        let tags = log.split_once(" tags=").and_then(|(_, rest)| rest.split_whitespace().next());
+        tags.map(str::to_owned).with_context(|| format!("the agent said:\n{log}"))
+    }
+
     /// How often it warned there.
     pub fn warnings(&self) -> usize {
         self.log().lines().filter(|line| line.contains("WARN")).count()
@@ -261,6 +275,41 @@ impl Agent {
     /// Lets the agent outlive its owner.
     pub fn release(self) {
         self.process.release();
+    }
+}
+
+/// One of several builds of the agent that follow each other on a node.
+#[derive(Clone, Debug)]
+pub struct Build {
+    program: PathBuf,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Build {
+    /// The one that is tested everywhere.
+    pub fn own() -> Result<Self> {
+        Ok(Self { program: binary()?, environment: Vec::new() })
+    }
+
+    /// One whose kernel program has other instructions.
+    pub fn other() -> Result<Self> {
+        Ok(Self::own()?.with("NAMEGATE_TEST_OTHER_PROGRAM", "1"))
+    }
+
+    /// The one that `NAMEGATE_OTHER_BIN` names.
+    pub fn named() -> Option<Self> {
+        let program = env::var_os("NAMEGATE_OTHER_BIN")?.into();
+        Some(Self { program, environment: Vec::new() })
+    }
+
+    /// The same as if its maps were of another version of the ABI; not of a release.
+    pub fn of_version(self, version: u32) -> Self {
+        self.with("NAMEGATE_TEST_ABI_VERSION", &version.to_string())
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
     }
 }
 

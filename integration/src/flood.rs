@@ -9,10 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::addresses::{CHECKOUT, EVIL};
 use crate::namespace::Namespace;
+use crate::patience::wait_until;
+use crate::town::Town;
 
 /// How often a flood sends what is due.
 const BEAT: Duration = Duration::from_millis(1);
+
+/// A port that no policy opens.
+const DENIED: u16 = 9_999;
+const SOON: Duration = Duration::from_secs(10);
 
 /// A sender of datagrams, which goes on until this value goes.
 #[derive(Debug)]
@@ -88,5 +95,54 @@ impl Sink {
                 Err(error) => return Err(error).context("the sink"),
             }
         }
+    }
+}
+
+/// Datagrams without end that policy denies to or from the town's checkout, and where they would arrive.
+#[derive(Debug)]
+pub struct Denied {
+    flood: Flood,
+    sink: Sink,
+    way: &'static str,
+    /// How many had arrived when they were first denied.
+    before: u64,
+}
+
+impl Denied {
+    /// What the checkout must not send, and what nobody may send to it; both arrive as long as no agent
+    /// runs.
+    pub fn both_ways(town: &Town, per_second: u32) -> Result<[Self; 2]> {
+        let (pod, far) = (&town.checkout.namespace, &town.internet);
+        let start = |way, from, at, to| -> Result<Self> {
+            let sink = Sink::open(at, to)?;
+            let flood = Flood::start(from, to, per_second)?;
+            let mut denied = Self { flood, sink, way, before: 0 };
+            wait_until(way, SOON, || Ok(denied.sink.received()? > 0))?;
+            Ok(denied)
+        };
+        Ok([
+            start("datagrams from the pod", pod, far, (EVIL.v4, DENIED).into())?,
+            start("datagrams to the pod", far, pod, (CHECKOUT.v4, DENIED).into())?,
+        ])
+    }
+
+    /// Begins to count those that get through, once an agent enforces.
+    pub fn watch(&mut self) -> Result<()> {
+        self.before = self.sink.received()?;
+        self.expect_closed("from the first agent on")
+    }
+
+    /// Sees many sent, and that none got through since [`Self::watch`].
+    pub fn expect_closed(&mut self, when: &str) -> Result<()> {
+        let sent = self.flood.sent();
+        wait_until(self.way, SOON, || Ok(self.flood.sent() > sent + 100))?;
+        let leaked = self.sink.received()? - self.before;
+        anyhow::ensure!(leaked == 0, "{when}: {leaked} {} got through", self.way);
+        Ok(())
+    }
+
+    /// How many were sent so far.
+    pub fn sent(&self) -> u64 {
+        self.flood.sent()
     }
 }

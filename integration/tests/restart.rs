@@ -1,14 +1,14 @@
-//! Agents that are killed again and again, under denied packets and live flows: nothing leaks, nothing
-//! breaks. `make test-restart` is the long form.
+//! Agents that are killed again and again, and followed by others of another build and of another version,
+//! under live flows and packets that are denied to a pod and from it: nothing leaks, nothing breaks.
+//! `make test-restart` is the long form.
 
 use std::env;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use namegate_integration::addresses::EVIL;
-use namegate_integration::agent::Agent;
-use namegate_integration::flood::{Flood, Sink};
+use namegate_integration::agent::{Agent, Build};
+use namegate_integration::flood::Denied;
 use namegate_integration::live::LiveFlows;
 use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
@@ -59,12 +59,13 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
     town.internet.ip(&[&format!("addr add {SERVER}/32 dev lo")])?;
     let manifests = Manifests::town(&town.lab)?;
     manifests.write("live.yaml", POLICIES)?;
-    let spawn = |version| Agent::spawn_version(&town, &manifests, version, &[]);
-    let mut agent = spawn(None)?.expect_ready()?;
+    let mut denied = Denied::both_ways(&town, extent.denied_per_second / 2)?;
+    let spawn = |build: &Build| Agent::spawn_build(&town, &manifests, build);
+    let builds = [Build::named().map_or_else(Build::own, Ok)?, Build::other()?];
+    let mut agent = spawn(&builds[1])?.expect_ready()?;
+    let mut tags = agent.program_tags()?;
+    denied.iter_mut().try_for_each(Denied::watch)?;
 
-    let denied = SocketAddr::from((EVIL.v4, 9_999));
-    let mut sink = Sink::open(&town.internet, denied)?;
-    let flood = Flood::start(&town.checkout.namespace, denied, extent.denied_per_second)?;
     let from = &town.checkout.namespace;
     let flows = LiveFlows::open(from, &town.internet, (SERVER, 7_777).into(), extent.flows)?;
     let used = || {
@@ -72,11 +73,11 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
         let enough = u64::try_from(extent.flows).unwrap_or(u64::MAX);
         wait_until("the flows to be used", SOON, || Ok(flows.exchanges() > before + enough))
     };
-    for number in 0..extent.kills {
+    for (number, build) in (1..=extent.kills).zip(builds.iter().cycle()) {
         agent.kill()?;
         used()?;
-        agent = spawn(None)?;
-        if number % 2 == 0 {
+        agent = spawn(build)?;
+        if number % 4 < 2 {
             // In the midst of its start.
             wait_until("the agent to take over", SOON, || {
                 agent.check()?;
@@ -86,26 +87,28 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
             agent = agent.expect_ready()?;
             used()?;
         }
-        assert_eq!(sink.received()?, 0, "after {} kills", number + 1);
+        let former = std::mem::replace(&mut tags, agent.program_tags()?);
+        assert_ne!(former, tags, "the builds' programs have the same instructions");
+        let when = format!("after {number} kills");
+        denied.iter_mut().try_for_each(|denied| denied.expect_closed(&when))?;
     }
-    for version in (1_000..).take(usize::try_from(extent.upgrades)?) {
+    let builds = [Build::own()?, Build::other()?];
+    for (version, build) in (1_000..1_000 + extent.upgrades).zip(builds.iter().cycle()) {
         agent.kill()?;
-        agent = spawn(Some(version))?.expect_ready()?;
+        agent = spawn(&build.clone().of_version(version))?.expect_ready()?;
         used()?;
-        assert_eq!(sink.received()?, 0, "version {version}");
+        let when = format!("version {version}");
+        denied.iter_mut().try_for_each(|denied| denied.expect_closed(&when))?;
     }
     agent.check()?;
     let report = flows.end()?;
-    assert_eq!(sink.received()?, 0, "of {} denied datagrams", flood.sent());
-    assert!(flood.sent() > u64::from(extent.denied_per_second), "the flood went on");
+    denied.iter_mut().try_for_each(|denied| denied.expect_closed("in the end"))?;
     assert_eq!(report.broken, Vec::<String>::new(), "of {} flows", report.flows);
+    let [from_pod, to_pod] = denied.map(|denied| denied.sent());
     println!(
-        "{} kills, {} upgrades: 0 of {} denied datagrams leaked, 0 of {} flows broke, longest gap {:?}",
-        extent.kills,
-        extent.upgrades,
-        flood.sent(),
-        report.flows,
-        report.longest_gap
+        "{} kills, each followed by another build, {} upgrades to another version: 0 of {from_pod} denied \
+         datagrams from the pod leaked and 0 of {to_pod} to it, 0 of {} flows broke, longest gap {:?}",
+        extent.kills, extent.upgrades, report.flows, report.longest_gap
     );
     Ok(())
 }

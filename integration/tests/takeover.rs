@@ -1,14 +1,11 @@
 //! Agents whose maps are of different versions, one after the other on a node.
 
-use std::net::SocketAddr;
-
 use anyhow::Result;
-use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
+use namegate_integration::addresses::{DB, DB_PORT, STRIPE};
 use namegate_integration::agent::Agent;
-use namegate_integration::flood::{Flood, Sink};
+use namegate_integration::flood::Denied;
 use namegate_integration::lab::say_skipped;
 use namegate_integration::manifests::Manifests;
-use namegate_integration::patience::wait_until;
 use namegate_integration::pod::echo;
 use namegate_integration::rival::{self, Hook};
 use namegate_integration::town::Town;
@@ -17,6 +14,9 @@ use namegate_integration::town::Town;
 const REPLIES_ONLY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
     metadata: {name: replies-only, namespace: shop}\n\
     spec: {podSelector: {matchLabels: {app: checkout}}, policyTypes: [Ingress]}\n";
+
+/// How many datagrams a second are denied to the checkout, and as many from it.
+const DENIED_EACH_WAY: u32 = 3_000;
 
 /// The versions that have pins.
 fn versions(town: &Town) -> Result<Vec<String>> {
@@ -35,10 +35,10 @@ fn another_version_takes_over_without_a_packet_unjudged() -> Result<()> {
     let manifests = Manifests::town(&town.lab)?;
     manifests.write("replies-only.yaml", REPLIES_ONLY)?;
     let start = |version| Agent::spawn_version(&town, &manifests, version, &[])?.expect_ready();
+    let mut denied = Denied::both_ways(&town, DENIED_EACH_WAY)?;
     let mut agent = start(None)?;
-    let (site, denied) = ((STRIPE.v4, 443).into(), SocketAddr::from((EVIL.v4, 9_999)));
-    let mut sink = Sink::open(&town.internet, denied)?;
-    let flood = Flood::start(&town.checkout.namespace, denied, 5_000)?;
+    denied.iter_mut().try_for_each(Denied::watch)?;
+    let site = (STRIPE.v4, 443).into();
     assert_eq!(town.checkout.resolve("api.stripe.com")?.status, "NOERROR");
     town.checkout.try_tcp(site)??;
     let mut live = town.checkout.connect((DB.v4, DB_PORT).into())??;
@@ -54,12 +54,9 @@ fn another_version_takes_over_without_a_packet_unjudged() -> Result<()> {
         assert_ne!(versions(&town)?, last);
         assert_eq!(versions(&town)?, [format!("v{version}")], "nothing is left of the other");
         last = versions(&town)?;
+        let when = format!("version {version}");
+        denied.iter_mut().try_for_each(|denied| denied.expect_closed(&when))?;
     }
-    let sent = flood.sent();
-    wait_until("the flood to go on", std::time::Duration::from_secs(5), || {
-        Ok(flood.sent() > sent + 1_000)
-    })?;
-    assert_eq!(sink.received()?, 0, "of {} that were sent", flood.sent());
     assert_eq!(town.checkout.resolve("evil.example")?.status, "REFUSED");
     agent.check()
 }
@@ -77,10 +74,10 @@ fn other_means_of_attaching_take_over_without_a_packet_unjudged() -> Result<()> 
     let start = |means, version| {
         Agent::spawn_version(&town, &manifests, version, &["--attach", means])?.expect_ready()
     };
+    manifests.write("replies-only.yaml", REPLIES_ONLY)?;
+    let mut denied = Denied::both_ways(&town, DENIED_EACH_WAY)?;
     let mut agent = start("tcx", None)?;
-    let denied = SocketAddr::from((EVIL.v4, 9_999));
-    let mut sink = Sink::open(&town.internet, denied)?;
-    let flood = Flood::start(&town.checkout.namespace, denied, 5_000)?;
+    denied.iter_mut().try_for_each(Denied::watch)?;
     for (means, version, linked) in
         [("clsact", None, 0), ("tcx", None, 1), ("clsact", Some(101), 0), ("tcx", Some(102), 1)]
     {
@@ -91,13 +88,10 @@ fn other_means_of_attaching_take_over_without_a_packet_unjudged() -> Result<()> 
             let filters = rival::filters(node, interface, hook)?.matches("namegate:").count();
             assert_eq!(filters, usize::from(linked == 0), "{means} {hook:?}");
         }
+        denied.iter_mut().try_for_each(|denied| denied.expect_closed(means))?;
     }
     let qdiscs = node.run(&["tc", "qdisc"], std::time::Duration::from_secs(5))?.success()?;
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
-    let sent = flood.sent();
-    wait_until("the flood to go on", std::time::Duration::from_secs(5), || {
-        Ok(flood.sent() > sent + 1_000)
-    })?;
-    assert_eq!(sink.received()?, 0, "of {} that were sent", flood.sent());
+    denied.iter_mut().try_for_each(|denied| denied.expect_closed("in the end"))?;
     agent.check()
 }

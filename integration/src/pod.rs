@@ -32,15 +32,38 @@ impl Pod {
     /// Makes the pod and plugs it into the node's bridge.
     pub fn create(lab: &Lab, node: &Node, name: &str, addresses: Pair) -> Result<Self> {
         let pod = Self::plug(lab, &node.namespace, name, addresses)?;
-        node.namespace.ip(&[&format!("link set {} master {BRIDGE} up", pod.interface)])?;
-        pod.namespace.ip(&[
-            &format!("addr add {}/24 dev eth0", addresses.v4),
-            &format!("addr add {}/64 dev eth0 nodad", addresses.v6),
+        pod.join_bridge(node)?;
+        Ok(pod)
+    }
+
+    fn join_bridge(&self, node: &Node) -> Result<()> {
+        node.namespace.ip(&[&format!("link set {} master {BRIDGE} up", self.interface)])?;
+        self.namespace.ip(&[
+            &format!("addr add {}/24 dev eth0", self.addresses.v4),
+            &format!("addr add {}/64 dev eth0 nodad", self.addresses.v6),
             "link set eth0 up",
             &format!("route add default via {}", GATEWAY.v4),
             &format!("route add default via {}", GATEWAY.v6),
+        ])
+    }
+
+    /// Takes its interface away, and gives it another on the bridge of the same number, name, MAC and
+    /// addresses.
+    pub fn replug(&self, node: &Node) -> Result<()> {
+        let (interface, pod) = (&self.interface, self.namespace.name());
+        let number = node.namespace.interface_index(interface)?;
+        let link = ["ip", "-o", "link", "show", "dev", "eth0"];
+        let link = self.namespace.run(&link, Duration::from_secs(5))?.success()?;
+        let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
+        let mac = words.nth(1).with_context(|| format!("no MAC in {link:?}"))?;
+        node.namespace.ip(&[
+            &format!("link del {interface}"),
+            &format!(
+                "link add name {interface} index {number} type veth \
+                 peer name eth0 address {mac} netns {pod}"
+            ),
         ])?;
-        Ok(pod)
+        self.join_bridge(node)
     }
 
     /// Makes the pod with an interface into `node`; neither end is configured.

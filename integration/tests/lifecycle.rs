@@ -1,10 +1,10 @@
 //! What stays when the agent goes: pinned enforcement, take-over, and interfaces left as found.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use namegate_integration::addresses::{DB, DB_PORT, EVIL, STRIPE};
+use anyhow::{Context, Result, bail, ensure};
+use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, RELEASES, STRIPE};
 use namegate_integration::agent::{Agent, binary};
 use namegate_integration::manifests::Manifests;
 use namegate_integration::patience::wait_until;
@@ -46,6 +46,125 @@ fn enforcement_outlives_the_agent_and_a_restart_takes_over() -> Result<()> {
     assert!(agent.stop(Signal::TERM)?.success(), "a clean end");
     assert!(town.checkout.try_tcp(evil)?.is_err(), "pinned after a clean end, too");
     Ok(())
+}
+
+#[test]
+fn name_is_open_under_the_next_agent_until_its_time() -> Result<()> {
+    names_end_in_their_time("name_is_open_under_the_next_agent_until_its_time", None)
+}
+
+#[test]
+fn name_is_open_under_an_agent_of_another_version_until_its_time() -> Result<()> {
+    let test = "name_is_open_under_an_agent_of_another_version_until_its_time";
+    names_end_in_their_time(test, Some(101))
+}
+
+/// Gives names more time where the machine takes longer to start an agent.
+fn names_end_in_their_time(test: &str, version: Option<u32>) -> Result<()> {
+    for life in [6, 30, 200] {
+        let Some(town) = Town::for_test(test)? else { return Ok(()) };
+        if outlives(&town, Duration::from_secs(life), version)? {
+            return Ok(());
+        }
+    }
+    bail!("no agent started before the name ended")
+}
+
+/// An answer opens its address for `life`, and so long under two agents; `false` where the second came
+/// too late to show it.
+fn outlives(town: &Town, life: Duration, version: Option<u32>) -> Result<bool> {
+    const GRACE: Duration = Duration::from_secs(1);
+    let manifests = Manifests::town(&town.lab)?;
+    let min_ttl = format!("{}s", life.as_secs());
+    let settings = ["--min-ttl", &min_ttl, "--ttl-grace", "1s"];
+    let site = SocketAddr::from((RELEASES.v4, 443));
+    let agent = Agent::start(town, &manifests, &settings)?;
+    let before = Instant::now();
+    ensure!(town.checkout.resolve("releases.acme.example")?.status == "NOERROR");
+    let after = Instant::now();
+    agent.expect_remembered(town)?;
+    // Had the next agent given it its time anew, that would show.
+    wait_until("the name to grow old", life, || Ok(after.elapsed() > life / 4))?;
+    agent.kill()?;
+
+    let mut next = Agent::spawn_version(town, &manifests, version, &settings)?.expect_ready()?;
+    let outcome = town.checkout.try_tcp(site)?;
+    if before.elapsed() > life {
+        return Ok(false);
+    }
+    outcome.context("nobody asked for the name again, and it has time left")?;
+    let asked = after.elapsed();
+    let names = next.ask(&["names", "--name", "releases", "-o", "json"])?.success()?;
+    let names: serde_json::Value = serde_json::from_str(&names)?;
+    let open_for = names[0]["open_for_s"].as_u64().with_context(|| format!("{names:#}"))?;
+    ensure!(
+        Duration::from_secs(open_for) + asked <= life + GRACE,
+        "{asked:?} after the answer it is open for {open_for} s more"
+    );
+    wait_until("the name to end", Duration::from_secs(open_for + 10), || {
+        Ok(town.checkout.try_tcp(site)?.is_err())
+    })?;
+    ensure!(before.elapsed() > life, "it ended after {:?}", before.elapsed());
+    ensure!(town.checkout.resolve("releases.acme.example")?.status == "NOERROR");
+    town.checkout.try_tcp(site)??;
+    next.check()?;
+    Ok(true)
+}
+
+/// What a pod may that takes the checkout's place, and the checkout itself; what comes are replies.
+const SUCCESSION: &str = "apiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\n\
+    metadata: {name: succession, namespace: shop}\nspec:\n  \
+    podSelector: {matchExpressions: [{key: app, operator: In, values: [checkout, other]}]}\n  \
+    egress: [{to: [{fqdn: api.stripe.com}]}, {to: [{cidr: 203.0.113.7/32}]}]\n\
+    ---\n\
+    apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+    metadata: {name: replies-only, namespace: shop}\n\
+    spec: {podSelector: {}, policyTypes: [Ingress]}\n";
+
+#[test]
+fn interface_and_address_that_change_hands_between_agents_start_clean() -> Result<()> {
+    let test = "interface_and_address_that_change_hands_between_agents_start_clean";
+    for (app, version, means) in
+        [("other", None, "auto"), ("checkout", Some(101), "auto"), ("other", Some(102), "clsact")]
+    {
+        let Some(town) = Town::for_test(test)? else { return Ok(()) };
+        starts_clean(&town, app, version, means)
+            .with_context(|| format!("app {app}, version {version:?}, attached by {means}"))?;
+    }
+    Ok(())
+}
+
+/// While no agent runs, a pod goes and another comes, behind an interface of the same number and with the
+/// same addresses.
+fn starts_clean(town: &Town, app: &str, version: Option<u32>, means: &str) -> Result<()> {
+    let manifests = Manifests::town(&town.lab)?;
+    manifests.write("succession.yaml", SUCCESSION)?;
+    let start = |version| {
+        Agent::spawn_version(town, &manifests, version, &["--attach", means])?.expect_ready()
+    };
+    let agent = start(None)?;
+    let (site, far) = (SocketAddr::from((STRIPE.v4, 443)), SocketAddr::from((ECHO.v4, ECHO_PORT)));
+    ensure!(town.checkout.resolve("api.stripe.com")?.status == "NOERROR");
+    town.checkout.try_tcp(site)??;
+    let mut live = town.checkout.connect(far)??;
+    echo(&mut live)?;
+    agent.expect_remembered(town)?;
+    agent.kill()?;
+
+    town.checkout.replug(&town.node)?;
+    wait_until("the connection to go on where nobody judges", Duration::from_secs(10), || {
+        Ok(echo(&mut live).is_ok())
+    })?;
+    let pod = format!("name: {app}-2\n  namespace: shop\n  labels: {{app: {app}}}");
+    let former = "name: checkout\n  namespace: shop\n  labels: {app: checkout}";
+    manifests.edit("cluster.yaml", former, &pod)?;
+    let mut agent = start(version)?;
+    ensure!(echo(&mut live).is_err(), "a flow that the other pod opened goes on");
+    ensure!(town.checkout.try_tcp(site)?.is_err(), "what the other pod learned is open");
+    town.checkout.try_tcp(far)?.context("what the pod may")?;
+    ensure!(town.checkout.resolve("api.stripe.com")?.status == "NOERROR");
+    town.checkout.try_tcp(site)?.context("what the pod learned itself")?;
+    agent.check()
 }
 
 #[test]

@@ -124,6 +124,10 @@ impl Datapath {
                 detach_all(&self.pins, ifindex)?;
                 continue;
             };
+            if !is_judged(&self.pins, ifindex)? {
+                forget_all(&self.pins, ifindex)?;
+                continue;
+            }
             for direction in BOTH {
                 let spot = self.spot(ifindex, direction, Role::Judge);
                 let mut is_there = self.replace(&spot)?;
@@ -247,14 +251,42 @@ pub(super) fn detach(spot: &Spot) -> Result<(), DatapathError> {
     clsact::detach(spot)
 }
 
-/// Takes off an interface what agents with these pins attached.
-pub(super) fn detach_all(pins: &Path, ifindex: u32) -> Result<(), DatapathError> {
-    for direction in BOTH {
-        for role in [Role::Judge, Role::Shut] {
-            detach(&Spot { pins: pins.to_path_buf(), ifindex, direction, role })?;
+/// Whether any program that agents with these pins attached is on an interface. Where none is, it is
+/// another interface of the same number, or somebody took them all away.
+pub(super) fn is_judged(pins: &Path, ifindex: u32) -> Result<bool, DatapathError> {
+    for spot in spots(pins, ifindex) {
+        if tcx::is_there(&spot)? || clsact::is_there(&spot)? {
+            return Ok(true);
         }
     }
+    Ok(false)
+}
+
+/// Forgets what agents with these pins attached to an interface that has none of it.
+pub(super) fn forget_all(pins: &Path, ifindex: u32) -> Result<(), DatapathError> {
+    for spot in spots(pins, ifindex) {
+        tcx::detach(&spot)?;
+        clsact::forget(&spot)?;
+    }
+    Ok(())
+}
+
+/// Takes off an interface what agents with these pins attached.
+pub(super) fn detach_all(pins: &Path, ifindex: u32) -> Result<(), DatapathError> {
+    spots(pins, ifindex).iter().try_for_each(detach)?;
     clsact::leave(pins, ifindex)
+}
+
+/// Where agents with these pins attach to an interface.
+fn spots(pins: &Path, ifindex: u32) -> [Spot; 4] {
+    let spot = |direction, role| Spot { pins: pins.to_path_buf(), ifindex, direction, role };
+    let [egress, ingress] = BOTH;
+    [
+        spot(egress, Role::Judge),
+        spot(egress, Role::Shut),
+        spot(ingress, Role::Judge),
+        spot(ingress, Role::Shut),
+    ]
 }
 
 /// Makes the directories that say what is attached.

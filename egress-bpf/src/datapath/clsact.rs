@@ -93,7 +93,12 @@ pub(super) fn detach(spot: &Spot) -> Result<(), DatapathError> {
     remove_directory(&marker)
 }
 
-/// Forgets a filter that an agent of another version made, and this one replaced.
+/// Whether a filter that an agent of these pins made is on the interface.
+pub(super) fn is_there(spot: &Spot) -> Result<bool, DatapathError> {
+    Ok(spot.filter().exists() && is_listed(&open(spot.ifindex)?, &filter(spot))?)
+}
+
+/// Forgets a filter: an agent of another version made it and this one replaced it, or it is gone.
 pub(super) fn forget(spot: &Spot) -> Result<(), DatapathError> {
     remove_directory(&spot.filter())
 }

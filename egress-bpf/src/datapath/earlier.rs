@@ -10,14 +10,14 @@
 //! anew from the objects, learned names from what the agent keeps on disk. Counters begin at zero, and
 //! later pieces of datagrams whose first piece came before are dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 
-use super::attach::detach_all;
+use super::attach::{detach_all, forget_all, is_judged};
 use super::batch::Rows;
 use super::error::DatapathError;
 use super::spot::{LINKS, Spot, attached, interface, remove_tree};
@@ -28,6 +28,8 @@ use crate::abi::{Endpoint, FLOWS_SINCE, Flow, FlowKey, QuotaKey};
 #[derive(Debug)]
 pub(super) struct Earlier {
     pins: PathBuf,
+    /// Interfaces that its programs were found on.
+    judged: BTreeSet<u32>,
     /// Its flows, and those of them that were copied, while they can be read.
     flows: Option<(Rows<FlowKey, Flow>, BTreeMap<FlowKey, Flow>)>,
 }
@@ -77,7 +79,7 @@ impl Datapath {
             if pins == self.pins {
                 continue;
             }
-            let mut earlier = Earlier { pins, flows: None };
+            let mut earlier = Earlier { pins, judged: BTreeSet::new(), flows: None };
             let there = attached(&earlier.pins)?;
             tracing::info!(
                 version,
@@ -85,10 +87,13 @@ impl Datapath {
                 "an agent of another version was here"
             );
             for ifindex in there {
-                if interface(ifindex).is_ok() {
-                    self.attached.insert(ifindex);
-                } else {
+                if interface(ifindex).is_err() {
                     detach_all(&earlier.pins, ifindex)?;
+                } else if is_judged(&earlier.pins, ifindex)? {
+                    self.attached.insert(ifindex);
+                    earlier.judged.insert(ifindex);
+                } else {
+                    forget_all(&earlier.pins, ifindex)?;
                 }
             }
             let is_first = self.inherited.is_empty();
@@ -144,7 +149,7 @@ impl Datapath {
         self.count_flows(flows.keys().chain(known.keys()))?;
         self.maps.flows.put_all(&keys, &values)?;
         for (ifindex, row) in endpoints.read_all()? {
-            if !self.endpoints.contains_key(&ifindex) {
+            if !self.endpoints.contains_key(&ifindex) && earlier.judged.contains(&ifindex) {
                 let entry = EndpointEntry::from_row(ifindex, &row);
                 self.inherited.extend(entry.map(|entry| (ifindex, entry)));
             }

@@ -148,6 +148,7 @@ impl Datapath {
         let (services, next_list) = self.maps.read_services()?;
         (self.services, self.next_list) = (Arc::new(services), next_list);
         self.adopt_attached()?;
+        self.forget_unjudged()?;
         self.finish_repairs()
     }
 }

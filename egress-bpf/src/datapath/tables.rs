@@ -137,6 +137,14 @@ impl Datapath {
         Ok(())
     }
 
+    /// Forgets the endpoints of a previous agent whose interfaces none of its programs were found on: who is
+    /// there is somebody else, and has no flows.
+    pub(super) fn forget_unjudged(&mut self) -> Result<(), DatapathError> {
+        let is_unjudged = |ifindex: &u32| !self.attached.contains(ifindex);
+        let unjudged: Vec<u32> = self.endpoints.keys().copied().filter(is_unjudged).collect();
+        unjudged.into_iter().try_for_each(|ifindex| self.remove_endpoint(ifindex))
+    }
+
     /// Lets the short way know of the endpoints that a previous agent wrote, and of no others.
     pub(super) fn restore_passages(&self) -> Result<(), DatapathError> {
         let mut rows = BTreeMap::new();

@@ -8,7 +8,7 @@ use aya::programs::{LinkOrder, ProgramError, TcAttachType};
 
 use super::error::DatapathError;
 use super::spot::{Spot, remove_file};
-use super::{Datapath, load, unlink};
+use super::{Datapath, load, query, unlink};
 use crate::abi::Direction;
 
 impl Datapath {
@@ -92,6 +92,20 @@ fn pin(link: FdLink, path: &Path) -> Result<(), DatapathError> {
     link.pin(path)
         .map(drop)
         .map_err(|source| DatapathError::Pin { path: path.to_path_buf(), source: Box::new(source) })
+}
+
+/// Whether a pinned link has its program on the interface.
+pub(super) fn is_there(spot: &Spot) -> Result<bool, DatapathError> {
+    let path = spot.link();
+    if !path.exists() {
+        return Ok(false);
+    }
+    let unusable = |source| DatapathError::Link { path: path.clone(), source: Box::new(source) };
+    let link = FdLink::from(PinnedLink::from_pin(&path).map_err(unusable)?);
+    let program = link.info().map_err(unusable)?.program_id();
+    let programs = query::programs(spot.ifindex, spot.direction)
+        .map_err(|source| DatapathError::Query { ifindex: spot.ifindex, source })?;
+    Ok(programs.is_some_and(|programs| programs.contains(&program)))
 }
 
 /// Takes a program off its interface at once, and its pin away; one that is not there is no error.

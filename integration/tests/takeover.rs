@@ -61,6 +61,32 @@ fn another_version_takes_over_without_a_packet_unjudged() -> Result<()> {
     agent.check()
 }
 
+/// What an agent leaves that is killed while it moves the pin of a link from one version's directory to its
+/// own, where that takes two steps.
+#[test]
+fn a_link_that_two_versions_pin_stays_attached() -> Result<()> {
+    let test = "a_link_that_two_versions_pin_stays_attached";
+    let Some(town) = Town::for_test(test)? else { return Ok(()) };
+    let manifests = Manifests::town(&town.lab)?;
+    manifests.write("replies-only.yaml", REPLIES_ONLY)?;
+    let mut denied = Denied::both_ways(&town, DENIED_EACH_WAY)?;
+    let start = || Agent::spawn_version(&town, &manifests, Some(101), &[])?.expect_ready();
+    let agent = start()?;
+    denied.iter_mut().try_for_each(Denied::watch)?;
+    agent.kill()?;
+    let (own, other) = (town.lab.pins().join("v101/links"), town.lab.pins().join("v100/links"));
+    std::fs::create_dir_all(&other)?;
+    for pin in std::fs::read_dir(&own)? {
+        let pin = pin?;
+        std::fs::hard_link(pin.path(), other.join(pin.file_name()))?;
+    }
+    let mut agent = start()?;
+    denied.iter_mut().try_for_each(|denied| denied.expect_closed("in the end"))?;
+    assert_eq!(versions(&town)?, ["v101"], "nothing is left of the other");
+    assert!(!agent.log().contains("was detached"), "{}", agent.log());
+    agent.check()
+}
+
 #[test]
 fn other_means_of_attaching_take_over_without_a_packet_unjudged() -> Result<()> {
     let test = "other_means_of_attaching_take_over_without_a_packet_unjudged";

@@ -193,7 +193,7 @@ impl Datapath {
         for role in [Role::Judge, Role::Shut] {
             let own = self.spot(spot.ifindex, spot.direction, role);
             for from in self.earlier_spots(&own) {
-                tcx::detach(&from)?;
+                tcx::detach_earlier(&from, &own)?;
                 if own.filter().exists() {
                     // It has the handle of this one's, which took its place.
                     clsact::forget(&from)?;

@@ -132,16 +132,16 @@ impl<K: Kernel> Apply<K> {
     }
 
     /// Raises the generation of endpoints whose rows were last written before `generation`, so that
-    /// each of their live flows is judged by what is in force.
+    /// each of their live flows is judged by what is in force. All take one number: it means something
+    /// beside an interface and an epoch only, and pods that come and go elsewhere use none up.
     pub(super) fn judge_again(&mut self, whose: &Rejudge, generation: u32, outcome: &mut Outcome) {
         let is_meant = |identity| whose.everybody || whose.identities.contains(&identity);
-        let mut next = self.next_generation;
+        let (next, mut is_taken) = (self.next_generation, false);
         for (ifindex, (spec, row)) in &mut self.endpoints {
             if row.generation >= generation || !is_meant(spec.identity) {
                 continue;
             }
-            row.generation = next;
-            next += 1;
+            (row.generation, is_taken) = (next, true);
             if let Err(error) = self.kernel.set_endpoint(row) {
                 outcome.fail(&format!("Pod {}: interface {}", spec.pod, spec.interface), &error);
                 let again = EndpointEffect::Enforce(spec.clone());
@@ -149,7 +149,7 @@ impl<K: Kernel> Apply<K> {
                 self.retry.endpoints.entry(*ifindex).or_insert(again);
             }
         }
-        self.next_generation = next;
+        self.next_generation += u32::from(is_taken);
         // Addresses and services that could not be written are others only when they are.
         let waits = !self.retry.ipcache.is_empty() || self.retry.services.is_some();
         self.retry.rejudge.everybody |= whose.everybody && waits;

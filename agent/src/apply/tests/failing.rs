@@ -135,6 +135,21 @@ fn a_closed_address_that_is_given_up_is_nobodys() {
 }
 
 #[test]
+fn a_round_takes_one_number_for_all_whose_flows_are_judged_again() {
+    const OTHER: u32 = LINK + 1;
+    let mut apply = mk_apply();
+    apply.apply(mk_first());
+    let endpoints = BTreeMap::from([(OTHER, EndpointEffect::Enforce(mk_spec("b")))]);
+    apply.apply(Effects { endpoints, ..Effects::default() });
+    let before = apply.kernel().endpoints[&OTHER].generation;
+    for round in 1..=3 {
+        apply.apply(Effects { is_anyone_elsewhere: true, ..Effects::default() });
+        let found = [LINK, OTHER].map(|ifindex| apply.kernel().endpoints[&ifindex].generation);
+        assert_eq!(found, [before + round; 2]);
+    }
+}
+
+#[test]
 fn flows_are_judged_again_when_somebody_gives_up_an_address() {
     let mut apply = mk_apply();
     apply.apply(mk_first());

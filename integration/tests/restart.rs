@@ -95,7 +95,17 @@ fn killed_agents_leak_nothing_and_break_no_flow() -> Result<()> {
     let builds = [Build::own()?, Build::other()?];
     for (version, build) in (1_000..1_000 + extent.upgrades).zip(builds.iter().cycle()) {
         agent.kill()?;
-        agent = spawn(&build.clone().of_version(version))?.expect_ready()?;
+        let build = build.clone().of_version(version);
+        if version % 2 == 1 {
+            // Killed in the midst of the upgrade, each time elsewhere, and begun again.
+            agent = spawn(&build)?;
+            wait_until("the agent to find the other", SOON, || {
+                agent.check()?;
+                Ok(agent.log().contains("an agent of another version was here"))
+            })?;
+            agent.kill()?;
+        }
+        agent = spawn(&build)?.expect_ready()?;
         used()?;
         let when = format!("version {version}");
         denied.iter_mut().try_for_each(|denied| denied.expect_closed(&when))?;

@@ -33,7 +33,7 @@ use namegate_integration::lab;
 use namegate_policy::identity::Identity;
 use namegate_policy::time::Timestamp;
 use random::{Random, World};
-use twin::{LOOPBACK, Twin};
+use twin::{LOOPBACK, Origin, Twin};
 
 /// Frames that are compared, unless `NAMEGATE_FRAMES` says otherwise.
 const FRAMES: u64 = 1_000_000;
@@ -80,7 +80,9 @@ fn judge_batch(twin: &mut Twin, random: &mut Random) -> Result<BTreeSet<(Directi
         for _ in 0..FRAMES_PER_TABLE / 2 {
             let direction = random.direction();
             let frame = world.frame(random, direction);
-            twin.judge(direction, &frame).with_context(|| format!("{direction:?} {frame:02x?}"))?;
+            let origin = Origin::any(random);
+            twin.judge_from(origin, direction, &frame)
+                .with_context(|| format!("{direction:?} from {origin:?} {frame:02x?}"))?;
         }
     }
     twin.compare()

@@ -9,6 +9,9 @@ use super::error::DatapathError;
 use super::{Datapath, load};
 use crate::abi::Direction;
 
+/// Where `struct __sk_buff` has its `ingress_ifindex`.
+const INGRESS_IFINDEX: usize = 36;
+
 /// What the kernel would do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RanVerdict {
@@ -47,20 +50,35 @@ impl Datapath {
         Ok(info.verified_instruction_count())
     }
 
-    /// Runs the program of a direction on a frame as if it crossed the loopback interface. The
-    /// kernel refuses frames too short for their IP header.
+    /// Runs the program of a direction on a frame as if the node itself had made it and it crossed the
+    /// loopback interface. The kernel refuses frames too short for their IP header.
     pub fn run(
         &mut self,
         direction: Direction,
         frame: &[u8],
         repeat: u32,
     ) -> Result<Ran, DatapathError> {
+        self.run_received(direction, frame, 0, repeat)
+    }
+
+    /// The same for a frame that the interface of this number received; zero: none did.
+    pub fn run_received(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        received_by: u32,
+        repeat: u32,
+    ) -> Result<Ran, DatapathError> {
         let name = load::program_name(direction);
         let program = load::program(&mut self.ebpf, name)?;
         let mut out = vec![0; frame.len() + 64];
+        // `struct __sk_buff` as far as it is not zero.
+        let mut context = [0; INGRESS_IFINDEX + 4];
+        context[INGRESS_IFINDEX..].copy_from_slice(&received_by.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
+            ctx_in: Some(&context),
             repeat,
             ..TestRunOptions::default()
         };

@@ -197,13 +197,21 @@ impl World {
     /// An open world with one service, on port 80 over TCP and UDP, whose backend serves on 8080.
     pub(crate) fn serving(service: IpAddr, backend: IpAddr) -> Self {
         let mut world = Self::open();
-        world.is_translated = true;
         for protocol in [6, 17] {
-            let key = ServiceKey { address: service.into(), port: 80, protocol, padding: 0 };
-            let backend = Backend { address: backend.into(), port: 8_080, padding: [0; 2] };
-            world.services.insert(key, ServiceEntry { is_affine: false, backends: vec![backend] });
+            world.serve(protocol, (service, 80), &[(backend, 8_080)]);
         }
         world
+    }
+
+    /// Adds a service with these backends.
+    pub(crate) fn serve(&mut self, protocol: u8, at: (IpAddr, u16), backends: &[(IpAddr, u16)]) {
+        self.is_translated = true;
+        let key = ServiceKey { address: at.0.into(), port: at.1, protocol, padding: 0 };
+        let backends = backends
+            .iter()
+            .map(|(ip, port)| Backend { address: (*ip).into(), port: *port, padding: [0; 2] })
+            .collect();
+        self.services.insert(key, ServiceEntry { is_affine: false, backends });
     }
 
     /// Draws other rules, and another generation.

@@ -17,10 +17,37 @@ use namegate_egress_bpf::sim::{Simulation, frame};
 use namegate_egress_bpf::verdict::{Scene, Verdict, Way};
 use namegate_policy::time::Timestamp;
 
-use crate::random::{MAC, World};
+use crate::random::{MAC, Random, World};
 
 /// Interface that test runs happen on: the loopback.
 pub(crate) const LOOPBACK: u32 = 1;
+
+/// Who had a frame before it came to the endpoint's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The node itself made it.
+    Node,
+    /// Another interface of the node received it.
+    Elsewhere,
+    /// The endpoint sent it, and it was turned round.
+    Endpoint,
+}
+
+impl Origin {
+    /// As often the node as others.
+    pub(crate) fn any(random: &mut Random) -> Self {
+        random.pick(&[Self::Node, Self::Node, Self::Elsewhere, Self::Endpoint])
+    }
+
+    /// The interface that received it, where the endpoint's is `own`.
+    const fn interface(self, own: u32) -> u32 {
+        match self {
+            Self::Node => 0,
+            Self::Elsewhere => own + 1,
+            Self::Endpoint => own,
+        }
+    }
+}
 
 /// A pin directory that goes away whatever becomes of the test.
 struct Pins(PathBuf);
@@ -213,10 +240,21 @@ impl Twin {
         Ok(self.datapath.remove_table(before)?)
     }
 
-    /// Judges a frame on both sides.
+    /// Judges a frame of the node on both sides.
     pub(crate) fn judge(&mut self, direction: Direction, frame: &[u8]) -> Result<(Ran, Verdict)> {
-        let ran = self.datapath.run(direction, frame, 1)?;
-        let scene = self.scene(direction);
+        self.judge_from(Origin::Node, direction, frame)
+    }
+
+    /// The same for one that somebody else had before.
+    pub(crate) fn judge_from(
+        &mut self,
+        origin: Origin,
+        direction: Direction,
+        frame: &[u8],
+    ) -> Result<(Ran, Verdict)> {
+        let received_by = origin.interface(self.ifindex);
+        let ran = self.datapath.run_received(direction, frame, received_by, 1)?;
+        let scene = self.scene(origin, direction);
         let (verdict, event) = self.sim.judge(frame, &scene);
         let (long, _) = self.long.judge_the_long_way(frame, &scene);
         ensure!(verdict == long, "the short way {verdict:?}, the long one {long:?}");
@@ -236,14 +274,24 @@ impl Twin {
     }
 
     /// Judges a frame on the host alone.
-    pub(crate) fn imagine(&mut self, direction: Direction, frame: &[u8]) -> Verdict {
-        let scene = self.scene(direction);
+    pub(crate) fn imagine(
+        &mut self,
+        origin: Origin,
+        direction: Direction,
+        frame: &[u8],
+    ) -> Verdict {
+        let scene = self.scene(origin, direction);
         self.sim.judge(frame, &scene).0
     }
 
-    const fn scene(&self, direction: Direction) -> Scene {
-        let ifindex = self.ifindex;
-        Scene { ifindex, direction, is_from_node: true, is_returned: false, now_ns: world_now() }
+    const fn scene(&self, origin: Origin, direction: Direction) -> Scene {
+        Scene {
+            ifindex: self.ifindex,
+            direction,
+            is_from_node: matches!(origin, Origin::Node),
+            is_returned: matches!(origin, Origin::Endpoint),
+            now_ns: world_now(),
+        }
     }
 
     /// Compares everything that the frames since [`Twin::enter`] left behind, and tells what

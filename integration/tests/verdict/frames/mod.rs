@@ -6,6 +6,7 @@
 
 mod link;
 mod network;
+mod service;
 mod transport;
 mod wire;
 
@@ -22,7 +23,7 @@ use namegate_policy::rule::{PortRange, Protocol};
 use namegate_policy::table::{Clause, ClauseAction, ClausePeers, ClausePorts, ClauseTier};
 
 use crate::random::{MAC, World};
-use crate::twin::Twin;
+use crate::twin::{Origin, Twin};
 
 pub(crate) const POD: &str = "10.244.1.10";
 pub(crate) const POD_V6: &str = "fd00:10:244:1::10";
@@ -37,6 +38,8 @@ const TEST_RUNS: std::ops::RangeInclusive<usize> = 54..=3_000;
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) direction: Direction,
+    /// Who had it before it came to the pod's interface: frames that go before are the node's own.
+    pub(crate) origin: Origin,
     /// What is sent before, whatever becomes of it.
     pub(crate) before: Vec<(Direction, Vec<u8>)>,
     pub(crate) frame: Vec<u8>,
@@ -49,11 +52,24 @@ impl Row {
         self.before = before;
         self
     }
+
+    /// The same from somebody else than the node.
+    pub(crate) fn from(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
 }
 
 /// A frame from the pod.
 pub(crate) fn sent(name: impl Into<String>, frame: Vec<u8>, becomes: &'static str) -> Row {
-    Row { name: name.into(), direction: Direction::Egress, before: Vec::new(), frame, becomes }
+    Row {
+        name: name.into(),
+        direction: Direction::Egress,
+        origin: Origin::Node,
+        before: Vec::new(),
+        frame,
+        becomes,
+    }
 }
 
 /// A frame to the pod.
@@ -62,10 +78,13 @@ pub(crate) fn got(name: impl Into<String>, frame: Vec<u8>, becomes: &'static str
 }
 
 pub(crate) fn rows() -> Vec<Row> {
-    [link::rows(), network::rows(), transport::rows()].into_iter().flatten().collect()
+    [link::rows(), network::rows(), transport::rows(), service::rows()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
-/// Some ports are open, towards and from anybody; everything else is closed.
+/// Some ports are open, towards and from anybody; everything else is closed. There are services.
 pub(crate) fn world() -> World {
     let clause = |action, ports| Clause {
         action,
@@ -81,7 +100,9 @@ pub(crate) fn world() -> World {
     let allows = |ports| clause(ClauseAction::Forward, ClausePorts::Of(ports));
     let closed = clause(ClauseAction::Drop, ClausePorts::Any);
     let egress = vec![allows([open.clone(), echoes].concat()), closed.clone()];
-    World::ruled(egress, vec![allows(open), closed])
+    let mut world = World::ruled(egress, vec![allows(open), closed]);
+    service::offer(&mut world);
+    world
 }
 
 #[test]
@@ -103,12 +124,13 @@ fn every_named_frame_has_its_verdict() -> Result<()> {
         }
         let verdict = if TEST_RUNS.contains(&row.frame.len()) {
             in_kernel += 1;
-            let (_, verdict) =
-                twin.judge(row.direction, &row.frame).with_context(|| row.name.clone())?;
+            let (_, verdict) = twin
+                .judge_from(row.origin, row.direction, &row.frame)
+                .with_context(|| row.name.clone())?;
             twin.compare().with_context(|| row.name.clone())?;
             verdict
         } else {
-            twin.imagine(row.direction, &row.frame)
+            twin.imagine(row.origin, row.direction, &row.frame)
         };
         let found = Reason::from_number(verdict.counter()).context("a known number")?;
         if found.as_str() != row.becomes {

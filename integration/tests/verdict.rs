@@ -12,6 +12,8 @@ mod frames;
 mod load;
 #[path = "verdict/mutate.rs"]
 mod mutate;
+#[path = "verdict/pen.rs"]
+mod pen;
 #[path = "verdict/random.rs"]
 mod random;
 #[path = "verdict/twin.rs"]

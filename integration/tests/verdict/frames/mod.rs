@@ -1,7 +1,7 @@
 //! Frames by name: what each is, and what becomes of it.
 //!
 //! Every row is judged by the host's verdict function and by the kernel program in a test run, and those
-//! that a pod can send also cross a real interface, where the kernel's own counters say what became of
+//! that a wire takes also cross a real interface, where the kernel's own counters say what became of
 //! them. Each row stands alone: a pod that nobody knows a flow of, but for the frames that go before.
 
 mod link;

@@ -16,6 +16,8 @@ mod mutate;
 mod pen;
 #[path = "verdict/random.rs"]
 mod random;
+#[path = "verdict/swaps.rs"]
+mod swaps;
 #[path = "verdict/twin.rs"]
 mod twin;
 

@@ -21,25 +21,25 @@ use namegate_policy::table::{Clause, ClauseAction, ClausePeers, ClausePorts, Cla
 use crate::random::{MAC, World};
 use crate::twin::Twin;
 
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 /// Another address of the node's end, which is nobody's that the program knows of.
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 77);
-const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
-const OPEN: u16 = 7_000;
+pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 77);
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
+pub(crate) const OPEN: u16 = 7_000;
 const CLOSED: u16 = 7_999;
 /// More than a frame of the usual size holds, and than a page.
 const LARGE: usize = 5_000;
 
 /// A pod at a real interface of a node, with the program at its hooks.
-struct Wire {
-    pod: Namespace,
-    node: Namespace,
+pub(crate) struct Wire {
+    pub(crate) pod: Namespace,
+    pub(crate) node: Namespace,
     _lab: Lab,
 }
 
 impl Wire {
-    fn lay() -> Result<Self> {
+    pub(crate) fn lay() -> Result<Self> {
         let lab = Lab::for_test()?;
         let node = Namespace::create(&lab.namespace("node"))?;
         let pod = Namespace::create(&lab.namespace("pod"))?;
@@ -61,7 +61,7 @@ impl Wire {
     }
 
     /// Does `work` in the node's namespace with the program attached under `world`.
-    fn judged<T: Send>(
+    pub(crate) fn judged<T: Send>(
         &self,
         name: &str,
         world: &World,
@@ -76,6 +76,12 @@ impl Wire {
             twin.close()?;
             Ok(done)
         })?
+    }
+
+    /// Tells the node the pod's address on the link: what waits for it to be found is lost where it
+    /// becomes too much.
+    pub(crate) fn introduce(&self) -> Result<()> {
+        self.node.ip(&[&format!("neigh replace {POD} lladdr {} dev pod0 nud permanent", mac())])
     }
 
     /// How many packets the node's end of the pod's interface took.
@@ -113,22 +119,30 @@ fn mac() -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-/// A pod that may reach these ports of anybody.
-fn opening(ports: &[u16]) -> Vec<Clause> {
-    let clause = |action, ports| Clause {
-        action,
-        tier: ClauseTier::Namespaced,
-        peers: ClausePeers { any: true, ..ClausePeers::default() },
-        ports,
-        origins: [].into(),
-    };
-    let open = ports.iter().flat_map(|port| {
+pub(crate) fn clause(action: ClauseAction, peers: ClausePeers, ports: ClausePorts) -> Clause {
+    Clause { action, tier: ClauseTier::Namespaced, peers, ports, origins: [].into() }
+}
+
+pub(crate) fn ports(open: &[u16]) -> ClausePorts {
+    let open = open.iter().flat_map(|port| {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| (protocol, PortRange::single(*port)))
     });
+    ClausePorts::Of(open.collect())
+}
+
+/// A pod that may reach these ports of anybody.
+pub(crate) fn opening(open: &[u16]) -> Vec<Clause> {
+    let anybody = || ClausePeers { any: true, ..ClausePeers::default() };
     vec![
-        clause(ClauseAction::Forward, ClausePorts::Of(open.collect())),
-        clause(ClauseAction::Drop, ClausePorts::Any),
+        clause(ClauseAction::Forward, anybody(), ports(open)),
+        clause(ClauseAction::Drop, anybody(), ClausePorts::Any),
     ]
+}
+
+/// Packets for which there was no table, or one that lacked a row.
+pub(crate) fn gaps(twin: &mut Twin, way: Direction) -> Result<u64> {
+    let gaps = [DropReason::NoTable, DropReason::MissingRow, DropReason::NoEndpoint];
+    sum(twin, way, |reason| gaps.map(Reason::Drop).contains(&reason))
 }
 
 fn sum(twin: &mut Twin, way: Direction, is_meant: impl Fn(Reason) -> bool) -> Result<u64> {
@@ -191,8 +205,7 @@ fn every_packet_to_a_pod_is_counted_under_load() -> Result<()> {
         return Ok(());
     }
     let wire = Wire::lay()?;
-    // What waits for an address to be found is lost where it becomes too much.
-    wire.node.ip(&[&format!("neigh replace {POD} lladdr {} dev pod0 nud permanent", mac())])?;
+    wire.introduce()?;
     let world = World::ruled(opening(&[]), opening(&[OPEN]));
     let before = wire.given()?;
     let _sink = wire.pod.within(|| UdpSocket::bind((POD, OPEN)))??;
@@ -272,8 +285,7 @@ fn tables_change_places_under_packets_that_never_see_half_of_two() -> Result<()>
             sender.join().expect("no panic")?;
             turned
         })?;
-        let gaps = [DropReason::NoTable, DropReason::MissingRow, DropReason::NoEndpoint];
-        let gaps = sum(twin, Direction::Egress, |reason| gaps.map(Reason::Drop).contains(&reason))?;
+        let gaps = gaps(twin, Direction::Egress)?;
         ensure!(gaps == 0, "{gaps} packets saw a table without rows");
         Ok(())
     })?;

@@ -240,6 +240,22 @@ impl World {
         self.policy.egress = egress;
     }
 
+    /// The same under other rules for what comes.
+    pub(crate) fn admit(&mut self, ingress: Vec<Clause>) {
+        self.generation += 1;
+        self.policy.ingress = ingress;
+    }
+
+    /// Has an address be learned for names of a class.
+    pub(crate) fn learn(&mut self, ip: IpAddr, class: u32) {
+        self.learned.insert(ip, (false, class, class));
+    }
+
+    /// Has rules be those of the names of a class.
+    pub(crate) fn name(&mut self, class: u32, rules: &[u16]) {
+        self.classes.insert(class, RuleSet::of(rules.iter().copied()));
+    }
+
     pub(crate) fn govern_dns(&mut self) {
         self.is_dns_governed = true;
         self.settings.proxy = Some(proxy());

@@ -17,8 +17,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const SOON: Duration = Duration::from_secs(30);
 /// How long nothing comes before it counts as stopped.
 const QUIET: Duration = Duration::from_secs(1);
-/// After so long 99 of 100 flows have stopped even where the machine is busy with other things.
-const BOUND: Duration = Duration::from_secs(2);
+/// After so long every flow has stopped, even where the machine is busy with other things.
+const BOUND: Duration = Duration::from_secs(1);
+/// After so long 99 of 100 have, where how many there are was asked for: on a machine of its own.
+const MOST: Duration = Duration::from_millis(200);
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
 /// Open under the wider policy alone.
 const WIDER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 201);
@@ -103,10 +105,11 @@ impl Flows {
 fn a_removed_rule_stops_all_its_flows_and_a_widened_one_none() -> Result<()> {
     let test = "a_removed_rule_stops_all_its_flows_and_a_widened_one_none";
     let Some(town) = Town::for_test(test)? else { return Ok(()) };
-    let count: usize = match env::var("NAMEGATE_REVOKED_FLOWS") {
-        Ok(text) => text.parse().with_context(|| format!("NAMEGATE_REVOKED_FLOWS={text}"))?,
-        Err(_) => 1_000,
+    let asked = match env::var("NAMEGATE_REVOKED_FLOWS") {
+        Ok(text) => Some(text.parse().with_context(|| format!("NAMEGATE_REVOKED_FLOWS={text}"))?),
+        Err(_) => None,
     };
+    let count: usize = asked.unwrap_or(1_000);
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     let addresses = [SERVER, WIDER].map(|address| format!("addr add {address}/32 dev lo"));
@@ -144,10 +147,10 @@ fn a_removed_rule_stops_all_its_flows_and_a_widened_one_none() -> Result<()> {
     println!(
         "{count} flows: the last packet came p50 {half:?}, p99 {most:?}, at most {all:?} after the change"
     );
-    ensure!(
-        most < BOUND,
-        "99 of 100 flows stopped {most:?} after the change, not within {BOUND:?}"
-    );
+    ensure!(all < BOUND, "a flow stopped {all:?} after the change, not within {BOUND:?}");
+    if asked.is_some() {
+        ensure!(most < MOST, "99 of 100 flows stopped {most:?} after it, not within {MOST:?}");
+    }
     Ok(())
 }
 

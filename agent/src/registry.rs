@@ -87,11 +87,11 @@ impl Registry {
         &self.learned
     }
 
-    /// The Service that takes flows of this IP protocol to an address and port.
+    /// The Service that took a flow of this IP protocol to an address and port.
     pub fn service(&self, end: SocketAddr, protocol: u8) -> Option<ServiceRef> {
         let key = ServiceKey { address: end.ip().into(), port: end.port(), protocol, padding: 0 };
         let owners = self.service_owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(&key).cloned()
+        owners.get(&key).or_else(|| owners.get(&key.at_node())).cloned()
     }
 
     /// The policies that select an identity.

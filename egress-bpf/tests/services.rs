@@ -81,6 +81,32 @@ fn backend_and_its_port_are_judged_and_not_the_service() {
 }
 
 #[test]
+fn node_port_is_its_backend_at_every_address_of_the_node() {
+    const NODE: [&str; 3] = ["192.0.2.10", "169.254.20.10", "10.244.1.1"];
+    let mut client = mk_client(allows_one(), TCP, 0, &[(ALLOWED, 8_080)]);
+    let (key, row) = client.sim.services.pop_first().unwrap();
+    client.sim.services.insert(key.at_node(), row);
+    for (address, identity) in NODE.map(|node| (node, 1)).into_iter().chain([("192.0.2.11", 2)]) {
+        client.sim.ipcache.insert(ip(address).into(), identity);
+    }
+    client.change_policy(
+        vec![allows("10.244.2.1/32", 8_080), allows("192.0.2.11/32", 80), isolated()],
+        vec![open()],
+    );
+    for (port, node) in (5_000..).zip(NODE) {
+        let verdict = client.sends(&tcp((POD, port), (node, 80), TCP_SYN));
+        assert_eq!(verdict, translated(Pass::Judged, Way::ToBackend), "{node}");
+        let answer = client.gets(&tcp((ALLOWED, 8_080), (POD, port), TCP_SYN | TCP_ACK));
+        assert_eq!(answer, translated(Pass::Known, Way::FromBackend), "{node}");
+    }
+    let other = client.sends(&tcp((POD, 5_100), ("192.0.2.11", 80), TCP_SYN));
+    assert_eq!(other, Verdict::Forward(Pass::Judged), "another node translates its own");
+    client.change_policy(vec![allows("192.0.2.0/24", 80), isolated()], vec![open()]);
+    let denied = client.sends(&tcp((POD, 5_200), (NODE[0], 80), TCP_SYN));
+    assert_eq!(denied, drop(DropReason::Denied), "the node is not the backend");
+}
+
+#[test]
 fn each_flow_keeps_its_backend_and_replies_come_from_the_service() {
     let mut client = mk_client(allows_one(), TCP, 0, &[(ALLOWED, 8_080)]);
     let out = |flags| tcp((POD, 5_000), (SERVICE, 80), flags);

@@ -29,6 +29,8 @@ const FAR: [IpAddr; 2] = [
 const FAR_PORT: u16 = 7_777;
 /// The service of a pod of the node and of the far backend.
 const MIXED: Fronts = Fronts::new("mixed", 0x80, 30_080);
+/// An address of the node that is none of its uplink's, as where the node has a cache of names.
+const NODE_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 /// The service of its only client.
 const SELF: Fronts = Fronts::new("self", 0x90, 30_090);
 const OWN_PORT: u16 = 9_000;
@@ -55,6 +57,7 @@ fn mk_scene(test: &str, proxy: Proxy) -> Result<Option<(Scene, Vec<Daemon>)>> {
     let [v4, v6] = FAR;
     town.internet
         .ip(&[&format!("addr add {v4}/32 dev lo"), &format!("addr add {v6}/128 dev lo nodad")])?;
+    town.node.namespace.ip(&[&format!("addr add {NODE_LOCAL}/32 dev lo")])?;
     let servers = echo_servers(&town.internet, &town.lab, &FAR, FAR_PORT)?;
     let far = FAR.map(|address| SocketAddr::from((address, FAR_PORT)));
     proxy.translate(&town, MIXED, &far)?;
@@ -88,14 +91,21 @@ fn objects() -> String {
     .concat()
 }
 
+/// Everywhere that the mixed service is reached.
+fn mixed() -> Vec<SocketAddr> {
+    let mut all = MIXED.all();
+    all.push((NODE_LOCAL, MIXED.node_port).into());
+    all
+}
+
 /// Lets the pods of `namespace` with the label `app: {app}` reach those labelled `app: {to}` in
-/// `shop`.
+/// `shop`, and the node itself.
 fn policy(name: &str, namespace: &str, app: &str, to: &str) -> String {
     format!(
         "apiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec:\n  podSelector: {{matchLabels: {{app: {app}}}}}\n  egress:\n  - to:\n    \
          - namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: shop}}}}\n      \
-           podSelector: {{matchLabels: {{app: {to}}}}}\n"
+           podSelector: {{matchLabels: {{app: {to}}}}}\n    - entity: Host\n"
     )
 }
 
@@ -172,13 +182,12 @@ fn judge_by_backend(test: &str, proxy: Proxy) -> Result<()> {
     let mark = scene.agent.audit.mark()?;
     thread::scope(|scope| {
         let both = [&town.checkout, &town.db].map(|pod| {
-            scope.spawn(move || {
-                MIXED.all().into_iter().try_for_each(|front| try_until_both(pod, front))
-            })
+            scope
+                .spawn(move || mixed().into_iter().try_for_each(|front| try_until_both(pod, front)))
         });
         both.into_iter().try_for_each(join)
     })?;
-    for front in MIXED.all() {
+    for front in mixed() {
         expect_records(&scene, mark, front).with_context(|| front.to_string())?;
     }
     let away = away.finish(node, ROUTER.v4.into())?;

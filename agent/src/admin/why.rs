@@ -231,7 +231,7 @@ fn look(
             Protocol::Tcp | Protocol::Icmp | Protocol::Icmpv6 => protocol::TCP,
         };
         let key = ServiceKey { address: address.into(), port: *port, protocol: number, padding: 0 };
-        match state.services().get(&key) {
+        match state.service_at(&key) {
             Some(service) => targets.extend(service.backends.iter().take(TARGETS_MAX).map(|to| {
                 target(view, &endpoint, to.address.into(), to.port, Some((address, *port)))
             })),

@@ -81,6 +81,13 @@ impl State {
         &self.services
     }
 
+    /// The service that the kernel translates there: the address's own, or a port of the node's.
+    pub fn service_at(&self, key: &ServiceKey) -> Option<&ServiceEntry> {
+        let is_node = || self.identity_at(key.address.into()) == Some(Identity::HOST);
+        let of_node = || self.services.get(&key.at_node()).filter(|_| is_node());
+        self.services.get(key).or_else(of_node)
+    }
+
     /// Pods of this node whose interfaces are not found.
     pub fn waiting_pods(&self) -> Vec<PodRef> {
         let found: BTreeSet<&PodRef> = self.endpoints.values().map(|spec| &spec.pod).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use namegate_egress_bpf::abi::{Backend, ServiceKey};
@@ -46,20 +46,7 @@ impl State {
         effects: &mut Effects,
         troubles: &mut BTreeSet<String>,
     ) {
-        let own = self.local_addresses();
-        let mut holders: BTreeMap<ServiceKey, Holder<'_>> = BTreeMap::new();
-        for service in self.tables.inventory().services() {
-            for port in &service.ports {
-                let Some(protocol) = number(port.protocol) else { continue };
-                let served = self.served(service, port, &own);
-                for (reach, address, port, backends) in self.reaches(service, port, &served) {
-                    let key = ServiceKey { address: address.into(), port, protocol, padding: 0 };
-                    let entry = mk_entry(service, address, backends);
-                    let claimant = Holder { reach, service: &service.reference, entry };
-                    claim(&mut holders, key, claimant, troubles);
-                }
-            }
-        }
+        let holders = self.holders(troubles);
         let owners: BTreeMap<ServiceKey, ServiceRef> =
             holders.iter().map(|(key, holder)| (*key, holder.service.clone())).collect();
         let services: BTreeMap<ServiceKey, ServiceEntry> =
@@ -75,6 +62,40 @@ impl State {
             self.service_owners = Arc::new(owners);
             effects.service_owners = Some(Arc::clone(&self.service_owners));
         }
+    }
+
+    /// Who has which address and port.
+    fn holders(&self, troubles: &mut BTreeSet<String>) -> BTreeMap<ServiceKey, Holder<'_>> {
+        let own = self.local_addresses();
+        let (mut holders, mut external) = (BTreeMap::new(), Vec::new());
+        for service in self.tables.inventory().services() {
+            for port in &service.ports {
+                let Some(protocol) = number(port.protocol) else { continue };
+                let served = self.served(service, port, &own);
+                for (reach, address, port, backends) in self.reaches(service, port, &served) {
+                    let key = ServiceKey { address: address.into(), port, protocol, padding: 0 };
+                    if key == key.at_node() && reach != Reach::NodePort {
+                        // That is nobody's address, and stands for all of the node's.
+                        continue;
+                    }
+                    let entry = mk_entry(service, address, backends);
+                    let claimant = Holder { reach, service: &service.reference, entry };
+                    if reach == Reach::External {
+                        external.push((key, claimant));
+                    } else {
+                        claim(&mut holders, (key, key), claimant, troubles);
+                    }
+                }
+            }
+        }
+        for (key, claimant) in external {
+            let address = IpAddr::from(key.address);
+            let is_node_port =
+                self.town.host_addresses.contains(&address) && holders.contains_key(&key.at_node());
+            let held = if is_node_port { key.at_node() } else { key };
+            claim(&mut holders, (key, held), claimant, troubles);
+        }
+        holders
     }
 
     /// Where a Service's port is reached, and which backends have it there. `externalTrafficPolicy` is for
@@ -100,8 +121,14 @@ impl State {
             }
         }
         if let Some(node_port) = port.node_port {
-            let nodes = self.town.host_addresses.iter().filter(|address| is_global(address));
-            found.extend(nodes.map(|node| (Reach::NodePort, *node, node_port, &served.all)));
+            // At all addresses of the node in the families of the Service.
+            found.extend(service.cluster_addresses.iter().map(|address| {
+                let any: IpAddr = match address {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                (Reach::NodePort, any, node_port, &served.all)
+            }));
         }
         found
     }
@@ -145,14 +172,15 @@ impl State {
     }
 }
 
-/// Gives a Service what it claims, unless another one has it already and the better claim.
+/// Gives a Service the key that it claims, unless another one has what is `held` already and the better
+/// claim.
 fn claim<'a>(
     holders: &mut BTreeMap<ServiceKey, Holder<'a>>,
-    key: ServiceKey,
+    (key, held): (ServiceKey, ServiceKey),
     claimant: Holder<'a>,
     troubles: &mut BTreeSet<String>,
 ) {
-    let mut known = match holders.entry(key) {
+    let mut known = match holders.entry(held) {
         Entry::Vacant(place) => {
             place.insert(claimant);
             return;
@@ -179,14 +207,6 @@ fn mk_entry(service: &Service, at: IpAddr, backends: &Backends) -> ServiceEntry 
         padding: [0; 2],
     });
     ServiceEntry { is_affine: service.is_affine, backends: backends.collect() }
-}
-
-/// Whether a node port can be reached at the address from a pod.
-fn is_global(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-    }
 }
 
 /// The number of a protocol that has ports.

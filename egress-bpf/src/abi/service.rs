@@ -3,7 +3,8 @@ use super::Address;
 /// [`Service::flags`]: every flow of a client goes to the same backend.
 pub const SERVICE_AFFINE: u16 = 1;
 
-/// Key of `SERVICES`: one port of an address that stands for backends.
+/// Key of `SERVICES`: one port of an address that stands for backends. Where no address of the node's has a
+/// row, that of [`ServiceKey::at_node`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ServiceKey {
@@ -15,6 +16,16 @@ pub struct ServiceKey {
     pub protocol: u8,
     /// Zero.
     pub padding: u8,
+}
+
+impl ServiceKey {
+    /// The key of the same port at whatever address of the node, as node ports have it; another for
+    /// each family.
+    #[inline(always)]
+    pub const fn at_node(self) -> Self {
+        let address = if self.address.is_v4() { Address::v4([0; 4]) } else { Address::UNSPECIFIED };
+        Self { address, ..self }
+    }
 }
 
 /// Value of `SERVICES`.

@@ -130,5 +130,6 @@ pub(super) fn lacks_backend(
     key: &ServiceKey,
     backend: &Backend,
 ) -> bool {
-    services.get(key).is_some_and(|known| !known.entry.backends.contains(backend))
+    let known = services.get(key).or_else(|| services.get(&key.at_node()));
+    known.is_some_and(|known| !known.entry.backends.contains(backend))
 }

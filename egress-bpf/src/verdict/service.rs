@@ -9,7 +9,7 @@ use super::conntrack::flow_is_expired;
 use super::{Case, IDENTITY_HOST, Maps, Scene, Way, dns, is_incomplete};
 use crate::abi::{
     Address, BackendKey, DropReason, FLOW_REVOKED, Flow, FlowKey, ROLE_HAIRPIN,
-    ROLE_HAIRPIN_SERVER, ROLE_REPLY, ROLE_TRANSLATED, SERVICE_AFFINE, ServiceKey,
+    ROLE_HAIRPIN_SERVER, ROLE_REPLY, ROLE_TRANSLATED, SERVICE_AFFINE, Service, ServiceKey,
 };
 use crate::packet::{Kind, Piece, protocol};
 
@@ -27,7 +27,7 @@ pub(super) enum Half {
 /// Whether the flow's other end is a service that is translated here.
 #[inline(always)]
 pub(super) fn is_meant<M: Maps>(maps: &M, case: &Case) -> bool {
-    has_ports(case.headers.kind) && case.is_translated && maps.service(&key(case)).is_some()
+    has_ports(case.headers.kind) && case.is_translated && find(maps, case).is_some()
 }
 
 /// Chooses the backend of a flow that is about to be opened, where its destination is a service, and
@@ -37,7 +37,7 @@ pub(super) fn choose<M: Maps>(maps: &M, case: &mut Case) -> Result<(), DropReaso
     if !has_ports(case.headers.kind) || !case.is_translated {
         return Ok(());
     }
-    let Some(service) = maps.service(&key(case)) else {
+    let Some(service) = find(maps, case) else {
         // A port of the node may be that of a service that is not written.
         let is_node = || maps.identity(&case.remote) == Some(IDENTITY_HOST);
         return if is_incomplete(maps.config()) && is_node() {
@@ -183,14 +183,21 @@ pub(super) const fn takes_piece(way: Way, piece: Piece) -> bool {
     !(matches!(way, Way::HairpinOut | Way::HairpinBack) && matches!(piece, Piece::First))
 }
 
+/// The service that the flow's destination is: at that address, or at every address of the node.
 #[inline(always)]
-fn key(case: &Case) -> ServiceKey {
-    ServiceKey {
+fn find<'a, M: Maps>(maps: &'a M, case: &Case) -> Option<&'a Service> {
+    let mut key = ServiceKey {
         address: case.key.remote,
         port: case.key.remote_port,
         protocol: case.key.protocol,
         padding: 0,
+    };
+    if let Some(service) = maps.service(&key) {
+        return Some(service);
     }
+    key = key.at_node();
+    let is_node = || maps.identity(&case.key.remote) == Some(IDENTITY_HOST);
+    maps.service(&key).filter(|_| is_node())
 }
 
 #[inline(always)]

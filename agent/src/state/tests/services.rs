@@ -68,15 +68,21 @@ fn service_is_reached_where_the_node_translates_it() {
     let balanced = |mode: &str| format!("loadBalancer: {{ingress: [{{ip: 198.51.100.8{mode}}}]}}");
     let plain = &balanced("");
     let ranges = |ranges: &str| format!("loadBalancerSourceRanges: [{ranges}], {PORTS}");
-    let rows: [(&str, &str, &str, &[Translated]); 16] = [
+    let rows: [(&str, &str, &str, &[Translated]); 17] = [
         ("cluster address", PORTS, "", &[("10.96.0.80 80", BOTH)]),
         (
-            "node port: at this node's addresses",
+            "node port: at every address of the node",
             node_port,
             "",
-            &[("10.244.1.1 30080", BOTH), ("10.96.0.80 80", BOTH), ("192.0.2.1 30080", BOTH)],
+            &[("0.0.0.0 30080", BOTH), ("10.96.0.80 80", BOTH)],
         ),
         ("external address", external, "", &[("10.96.0.80 80", BOTH), ("198.51.100.7 80", BOTH)]),
+        (
+            "unspecified addresses, which stand for the node's",
+            &format!("externalIPs: [0.0.0.0, '::', '::ffff:0.0.0.0'], {PORTS}"),
+            "loadBalancer: {ingress: [{ip: 0.0.0.0}]}",
+            &[("10.96.0.80 80", BOTH)],
+        ),
         ("balancer", PORTS, plain, &[("10.96.0.80 80", BOTH), ("198.51.100.8 80", BOTH)]),
         (
             "balancer in front of nodes: mode VIP",
@@ -107,9 +113,8 @@ fn service_is_reached_where_the_node_translates_it() {
             &format!("externalTrafficPolicy: Local, externalIPs: [198.51.100.7], {node_port}"),
             plain,
             &[
-                ("10.244.1.1 30080", BOTH),
+                ("0.0.0.0 30080", BOTH),
                 ("10.96.0.80 80", BOTH),
-                ("192.0.2.1 30080", BOTH),
                 ("198.51.100.7 80", BOTH),
                 ("198.51.100.8 80", BOTH),
             ],
@@ -237,12 +242,13 @@ fn node_port_of_another_node_is_not_translated() {
     ];
     let (mut state, _) = mk_running();
     let effects = state.handle(upsert(&objects.concat()), at(2));
-    let at_node_ports = |key: &&ServiceKey| key.port == 30_080;
-    let services = effects.services.expect("services");
-    let found: Vec<IpAddr> =
-        services.keys().filter(at_node_ports).map(|key| key.address.into()).collect();
-    assert_eq!(found, [ip("10.244.1.1"), ip("192.0.2.1")]);
     assert_eq!(effects.ipcache[&ip("192.0.2.2")], Some(Identity::REMOTE_NODE));
+    for (address, is_translated) in
+        [("192.0.2.1", true), ("10.244.1.1", true), ("192.0.2.2", false)]
+    {
+        let key = ServiceKey { address: ip(address).into(), port: 30_080, protocol: 6, padding: 0 };
+        assert_eq!(state.service_at(&key).is_some(), is_translated, "{address}");
+    }
 }
 
 /// Who may edit Services in one namespace takes no other one's address.
@@ -269,7 +275,8 @@ fn a_services_own_addresses_come_before_what_others_claim() {
         services[&key].backends.len()
     };
     assert_eq!(backends("10.96.0.80", 80), 0, "the ledger's, which has no backend");
-    assert_eq!(backends("192.0.2.1", 99), 0, "its node port");
+    assert_eq!(backends("0.0.0.0", 99), 0, "its node port");
+    assert!(services.keys().all(|key| key.address != ip("192.0.2.1").into()), "at any address");
     assert_eq!(backends("198.51.100.7", 81), 1, "nobody else's");
     for (service, address) in [("aaa/a", "10.96.0.80 port 80"), ("aaa/b", "192.0.2.1 port 99")] {
         let is_it = |text: &&String| text.contains(service) && text.contains(address);

@@ -194,6 +194,9 @@ impl Node {
         let removals = std::mem::take(&mut self.objects).into_keys().collect();
         let mut effects = self.change(Vec::new(), removals);
         effects.absorb(self.handle(Event::Town(Town::default())));
+        // What Services had stays closed for a while.
+        let later = clock::monotonic_now().saturating_add(Duration::from_secs(100));
+        effects.absorb(self.state.handle(Event::Tick, later));
         let outcome = self.apply.apply(effects);
         ensure!(outcome.failures.is_empty(), "{:?}", outcome.failures);
         Ok(self.apply.into_kernel())

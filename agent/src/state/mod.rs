@@ -159,6 +159,8 @@ pub struct State {
     ipcache: BTreeMap<IpAddr, Identity>,
     services: Arc<BTreeMap<ServiceKey, ServiceEntry>>,
     service_owners: Arc<BTreeMap<ServiceKey, ServiceRef>>,
+    /// What Services had and have no more, until when it is closed.
+    gone_services: BTreeMap<ServiceKey, Timestamp>,
     wanted: Arc<Wanted>,
     slots: Slots,
     troubles: BTreeSet<String>,
@@ -196,6 +198,7 @@ impl State {
             ipcache: BTreeMap::new(),
             services: Arc::default(),
             service_owners: Arc::default(),
+            gone_services: BTreeMap::new(),
             wanted: Arc::default(),
             slots: Slots::default(),
             troubles: BTreeSet::new(),
@@ -251,7 +254,11 @@ impl State {
             Event::Attached(claims) => self.take_claims(claims),
             Event::Detached(gone) => self.drop_claims(|attachment| gone.contains(attachment)),
             Event::Left(left) => self.drop_claims(|found| !left.valid.contains(found)),
-            Event::Tick => self.end_some(now),
+            Event::Tick => {
+                let mut effects = self.end_some(now);
+                self.end_services(&mut effects);
+                effects
+            }
             Event::Swept { since, in_use } => {
                 // One that is not worked off stays valid, and comes to no end where others replace it.
                 self.look.get_or_insert_with(|| Look::new(since, in_use));
@@ -398,7 +405,8 @@ impl State {
         if self.look.is_some() {
             return Some(Timestamp::default());
         }
-        self.learned.read().next_deadline()
+        let names = self.learned.read().next_deadline();
+        names.into_iter().chain(self.next_service_end()).min()
     }
 
     /// The policy tables in force, by identity.

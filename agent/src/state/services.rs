@@ -4,14 +4,19 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use namegate_egress_bpf::abi::{Backend, ServiceKey};
 use namegate_egress_bpf::datapath::ServiceEntry;
 use namegate_egress_bpf::packet::protocol;
 use namegate_policy::resource::{Service, ServicePort};
 use namegate_policy::rule::{Protocol, ServiceRef};
+use namegate_policy::time::Timestamp;
 
 use super::{Effects, State};
+
+/// How long nobody reaches what a Service had: kube-proxy writes all its rules anew each 30 s at the latest.
+const GONE: Duration = Duration::from_secs(60);
 
 type Backends = BTreeSet<(IpAddr, u16)>;
 
@@ -47,10 +52,11 @@ impl State {
         troubles: &mut BTreeSet<String>,
     ) {
         let holders = self.holders(troubles);
-        let owners: BTreeMap<ServiceKey, ServiceRef> =
+        let mut owners: BTreeMap<ServiceKey, ServiceRef> =
             holders.iter().map(|(key, holder)| (*key, holder.service.clone())).collect();
-        let services: BTreeMap<ServiceKey, ServiceEntry> =
+        let mut services: BTreeMap<ServiceKey, ServiceEntry> =
             holders.into_iter().map(|(key, holder)| (key, holder.entry)).collect();
+        self.keep_gone(&mut services, &mut owners);
         if *self.services != services {
             // Flows to what was no service yet go on untranslated, to whom nobody judged.
             effects.is_anyone_elsewhere |=
@@ -62,6 +68,45 @@ impl State {
             self.service_owners = Arc::new(owners);
             effects.service_owners = Some(Arc::clone(&self.service_owners));
         }
+    }
+
+    /// Ends the keeping of services that went a while ago.
+    pub(super) fn end_services(&mut self, effects: &mut Effects) {
+        if self.next_service_end().is_some_and(|end| end <= self.now) {
+            // What is in dispute was told when it came to be.
+            self.update_services(effects, &mut BTreeSet::new());
+        }
+    }
+
+    /// When the next one that went is forgotten.
+    pub(super) fn next_service_end(&self) -> Option<Timestamp> {
+        self.gone_services.values().min().copied()
+    }
+
+    /// Keeps what is no service any more as one without backends: the node may translate it for a while
+    /// yet, to backends that nobody judges.
+    fn keep_gone(
+        &mut self,
+        services: &mut BTreeMap<ServiceKey, ServiceEntry>,
+        owners: &mut BTreeMap<ServiceKey, ServiceRef>,
+    ) {
+        let until = self.now.saturating_add(GONE);
+        for (key, owner) in &*self.service_owners {
+            if !services.contains_key(key) {
+                self.gone_services.entry(*key).or_insert(until);
+                owners.insert(*key, owner.clone());
+            }
+        }
+        let now = self.now;
+        self.gone_services.retain(|key, end| {
+            let is_back = services.contains_key(key);
+            if *end <= now && !is_back {
+                owners.remove(key);
+            }
+            *end > now && !is_back
+        });
+        let gone = self.gone_services.keys().map(|key| (*key, ServiceEntry::default()));
+        services.extend(gone);
     }
 
     /// Who has which address and port.

@@ -299,3 +299,34 @@ fn a_service_at_an_address_that_had_none_has_live_flows_judged_again() {
     assert!(effects.services.is_some());
     assert!(!effects.is_anyone_elsewhere, "flows keep the backend that they have");
 }
+
+/// kube-proxy may translate it for a while yet, to whom nobody judged.
+#[test]
+fn what_a_service_had_is_closed_for_a_minute() {
+    let objects = [mk_ledger(PORTS, ""), mk_slice("v4", "IPv4", &[(NEAR, READY)])].concat();
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: ledger, namespace: shop}\n";
+    let key = |port| ServiceKey { address: ip("10.96.0.80").into(), port, protocol: 6, padding: 0 };
+    let count = |state: &State, port| state.services.get(&key(port)).map(|one| one.backends.len());
+
+    let (mut state, _) = mk_running();
+    state.handle(upsert(&objects), at(10));
+    let effects = state.handle(upsert(&objects.replace("port: 80}", "port: 81}")), at(20));
+    assert!(effects.is_anyone_elsewhere, "the new port");
+    assert_eq!((count(&state, 80), count(&state, 81)), (Some(0), Some(1)), "another port");
+    let effects = state.handle(remove(service), at(30));
+    assert!(effects.services.is_some() && !effects.is_anyone_elsewhere);
+    assert_eq!((count(&state, 80), count(&state, 81)), (Some(0), Some(0)), "removed");
+    assert_eq!(state.service_owners[&key(81)].to_string(), "shop/ledger", "for records");
+    assert_eq!(state.next_deadline(), Some(at(80)));
+    assert!(state.handle(Event::Tick, at(79)).services.is_none());
+    let effects = state.handle(Event::Tick, at(80));
+    assert!(effects.services.is_some() && effects.service_owners.is_some());
+    assert_eq!((count(&state, 80), count(&state, 81)), (None, Some(0)), "each in its time");
+
+    state.handle(upsert(&objects.replace("port: 80}", "port: 81}")), at(85));
+    assert_eq!(count(&state, 81), Some(1), "there again");
+    assert_eq!(state.next_deadline(), None);
+    state.handle(Event::Tick, at(200));
+    assert_eq!((count(&state, 80), count(&state, 81)), (None, Some(1)));
+    assert!(!state.service_owners.contains_key(&key(80)));
+}

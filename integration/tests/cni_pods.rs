@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL};
+use namegate_integration::addresses::{DB, DB_PORT, ECHO, ECHO_PORT, EVIL, OUTPOST};
 use namegate_integration::kubelet::{SOON, Stand, Start, mk_plugins};
 use namegate_integration::objects::Objects;
 use namegate_integration::patience::wait_until;
@@ -88,8 +88,8 @@ fn pods_of_the_reference_plugins_are_judged_at_both_ends_across_nodes() -> Resul
     for kind in ["bridge", "ptp"] {
         stand.runtime.write_list(LIST, &mk_plugins(kind, &folder))?;
         let mut agent = stand.start(&[])?;
-        let start = |app: &str| -> Result<(Start, IpAddr)> {
-            let start = stand.sandbox(&format!("{kind}-{app}"), app, true)?;
+        let start = |name: &str, app: &str| -> Result<(Start, IpAddr)> {
+            let start = stand.sandbox(&format!("{kind}-{name}"), app, true)?;
             let added = stand.runtime.add(&start.sandbox)?;
             let result = added.map_err(|refused| anyhow!("{refused}"))?;
             stand.tell_address(&start, &result)?;
@@ -97,7 +97,7 @@ fn pods_of_the_reference_plugins_are_judged_at_both_ends_across_nodes() -> Resul
             Ok((start, address))
         };
         let ((checkout, _), (free, _), (web, to_web)) =
-            (start("checkout")?, start("free")?, start("web")?);
+            (start("checkout", "checkout")?, start("free", "free")?, start("web", "web")?);
 
         let db = (DB.v4, DB_PORT);
         wait_until("the far end to know whom it lets in", SOON, || checkout.reaches(db))?;
@@ -111,10 +111,25 @@ fn pods_of_the_reference_plugins_are_judged_at_both_ends_across_nodes() -> Resul
         })?;
         assert!(checkout.reaches(to_web)?, "{kind}: from the same node as well");
         assert!(!free.reaches(to_web)?, "{kind}: denied at the end of who is asked");
-        for start in [&checkout, &free, &web] {
+
+        let end = |start: &Start| -> Result<()> {
             stand.runtime.del(&start.sandbox)?.map_err(|refused| anyhow!("{refused}"))?;
-            cluster.api.delete("Pod", "shop", &start.name)?;
-        }
+            cluster.api.delete("Pod", "shop", &start.name)
+        };
+        // Under the node's address it is no checkout: its own end lets it out, the other does not let it in.
+        [&checkout, &free, &web].into_iter().try_for_each(end)?;
+        let mut plugins = mk_plugins(kind, &folder);
+        plugins[0]["ipMasq"] = true.into();
+        stand.runtime.write_list(LIST, &plugins)?;
+        stand.expect_chained()?;
+        let (masked, _) = start("masked", "checkout")?;
+        let (near, far) = (agent.audit.mark()?, of_the_town.audit.mark()?);
+        assert!(!masked.reaches(db)?, "{kind}: the database takes no connection from a node");
+        let (forwarded, dropped) = (("verdict", "forwarded"), ("verdict", "dropped"));
+        agent.audit.expect(near, &[("kind", "flow"), forwarded, ("source.pod", &masked.name)])?;
+        let node = OUTPOST.v4.to_string();
+        of_the_town.audit.expect(far, &[("kind", "flow"), dropped, ("source.address", &node)])?;
+        end(&masked)?;
         agent.check()?;
         agent.kill()?;
     }

@@ -71,6 +71,85 @@ fn node_always_reaches_its_pods() -> Result<()> {
     Ok(())
 }
 
+/// NP-23: what a pod sends to itself never comes to its interface.
+#[test]
+fn a_pod_always_reaches_itself() -> Result<()> {
+    let Some(scene) = Scene::for_test("a_pod_always_reaches_itself", &[])? else {
+        return Ok(());
+    };
+    // It takes connections of the checkout alone, and opens none.
+    let db = &scene.town.db;
+    for host in [IpAddr::V4(DB.v4), IpAddr::V6(DB.v6)] {
+        let database = SocketAddr::from((host, DB_PORT));
+        echo(&mut db.connect(database)??)?;
+        db.try_udp(database)??;
+        assert!(db.ping(host)?, "ping {host}");
+    }
+    for host in [IpAddr::from([127, 0, 0, 1]), "::1".parse()?] {
+        let listener = db.namespace.within(|| std::net::TcpListener::bind((host, 0)))??;
+        db.try_tcp(listener.local_addr()?)??;
+        assert!(db.ping(host)?, "ping {host}");
+    }
+    assert!(db.try_tcp((WEB.v4, 80).into())?.is_err(), "nobody else");
+    Ok(())
+}
+
+/// NP-21: a pod in the node's network is the node, whatever labels it has.
+#[test]
+fn a_pod_in_the_nodes_network_is_the_node() -> Result<()> {
+    const PORT: u16 = 8_090;
+    let Some(mut scene) = Scene::for_test("a_pod_in_the_nodes_network_is_the_node", &[])? else {
+        return Ok(());
+    };
+    let hosted = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: hosted, namespace: shop, labels: {{app: hosted}}}}\n\
+         spec: {{hostNetwork: true, containers: [{{name: hosted, image: hosted}}]}}\n\
+         status: {{phase: Running, podIP: {0}, podIPs: [{{ip: {0}}}, {{ip: \"{1}\"}}]}}\n\
+         ---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: hosted, namespace: shop}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: hosted}}}}, policyTypes: [Ingress, Egress]}}\n\
+         ---\napiVersion: namegate.dev/v1alpha1\nkind: EgressPolicy\n\
+         metadata: {{name: to-hosted, namespace: shop}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: checkout}}}}, \
+         egress: [{{to: [{{podSelector: {{matchLabels: {{app: hosted}}}}}}, {{cidr: {2}/32}}]}}]}}\n",
+        NODE.v4, NODE.v6, EVIL.v4
+    );
+    scene.manifests.write("hosted.yaml", &hosted)?;
+    let (town, evil) = (&scene.town, SocketAddr::from((EVIL.v4, 443)));
+    wait_until("the manifest to be read", ONE_SECOND * 10, || {
+        Ok(town.checkout.try_tcp(evil)?.is_ok())
+    })?;
+    // No policy is about what it sends and gets: it reaches pods, and the world, and is reached.
+    let node = &town.node.namespace;
+    for host in [IpAddr::V4(DB.v4), IpAddr::V6(DB.v6)] {
+        let to = SocketAddr::from((host, DB_PORT));
+        echo(&mut node.within(|| std::net::TcpStream::connect_timeout(&to, ONE_SECOND))??)?;
+    }
+    for host in [IpAddr::V4(EVIL.v4), IpAddr::V6(EVIL.v6)] {
+        let to = SocketAddr::from((host, 443));
+        node.within(|| std::net::TcpStream::connect_timeout(&to, ONE_SECOND))??;
+    }
+    let hosts = [IpAddr::V4(NODE.v4), IpAddr::V6(NODE.v6)];
+    let listeners = hosts.map(|host| node.within(|| std::net::TcpListener::bind((host, PORT))));
+    for host in hosts {
+        let to = SocketAddr::from((host, PORT));
+        assert!(town.checkout.try_tcp(to)?.is_err(), "its labels are no peer: {host}");
+    }
+    let (from, to) =
+        ("{podSelector: {matchLabels: {app: hosted}}}, {cidr", "{entity: Host}, {cidr");
+    scene.manifests.edit("hosted.yaml", from, to)?;
+    for host in hosts {
+        let to = SocketAddr::from((host, PORT));
+        wait_until("the node to be reached", ONE_SECOND * 10, || {
+            Ok(town.checkout.try_tcp(to)?.is_ok())
+        })?;
+    }
+    for listener in listeners {
+        drop(listener??);
+    }
+    scene.agent.check()
+}
+
 #[test]
 fn denial_of_the_metadata_address_wins_over_the_range() -> Result<()> {
     let test = "denial_of_the_metadata_address_wins_over_the_range";

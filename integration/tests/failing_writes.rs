@@ -9,6 +9,10 @@
 
 #[path = "failing_writes/bench.rs"]
 mod bench;
+#[path = "failing_writes/sweep.rs"]
+mod sweep;
+#[path = "failing_writes/take_over.rs"]
+mod take_over;
 #[path = "failing_writes/town.rs"]
 mod town;
 
@@ -25,7 +29,7 @@ use namegate::endpoints::{Interface, Town};
 use namegate::source::Changes;
 use namegate::state::{Answer, Effects, Event, Settings, State};
 use namegate_egress_bpf::abi::{Direction, DropReason};
-use namegate_egress_bpf::datapath::{Options, Reason, fail_writes};
+use namegate_egress_bpf::datapath::{Options, Reason, fail_each, fail_writes};
 use namegate_integration::lab;
 use namegate_policy::dns::NameDecision;
 use namegate_policy::name::DnsName;
@@ -38,6 +42,23 @@ use town::{
 
 /// Rounds after which everything must have healed.
 const PATIENCE: usize = 4;
+
+/// Every so many writes fail at once in the end: all patterns of these, each begun at each place.
+const EACH: [u64; 4] = [2, 3, 5, 7];
+
+/// What the steps write to.
+const MAPS: [&str; 10] = [
+    "ENDPOINTS",
+    "IPCACHE",
+    "TABLES",
+    "PEERS",
+    "CIDRS",
+    "PORTS",
+    "NAMES",
+    "SERVICES",
+    "BACKENDS",
+    "RESOLVERS",
+];
 
 const PROBES: [Probe; 22] = [
     Probe::to(DB, 80),
@@ -79,6 +100,10 @@ struct Node {
 
 impl Node {
     fn new(bench: Bench) -> Self {
+        Self::over(Apply::new(bench, BTreeMap::new(), BTreeSet::new(), 1))
+    }
+
+    fn over(apply: Apply<Bench>) -> Self {
         let state = State::new(Settings {
             cluster_domain: DnsName::parse("cluster.local").unwrap(),
             ranges: ClusterRanges {
@@ -93,7 +118,6 @@ impl Node {
             has_ipv6: false,
             node_name: None,
         });
-        let apply = Apply::new(bench, BTreeMap::new(), BTreeSet::new(), 1);
         Self { state, apply, objects: BTreeMap::new() }
     }
 
@@ -225,44 +249,92 @@ fn undisturbed(bench: Bench) -> Result<(Bench, Vec<Picture>)> {
     Ok((node.leave()?, pictures))
 }
 
-/// The steps with `count` writes that fail after `before`, in one step at most; says whether any did.
-fn disturbed(bench: Bench, expected: &[Picture], before: u64, count: u64) -> Result<(Bench, bool)> {
+/// Fails if something is open after a failure that was not before and is not in the end.
+fn expect_nothing_opened(
+    open: &BTreeSet<Probe>,
+    (was_open, is_to_be): (&BTreeSet<Probe>, &BTreeSet<Probe>),
+    closed: &[[u8; 4]],
+) -> Result<()> {
+    for probe in open.difference(is_to_be) {
+        // A service that could not be removed leads to its backend, which may be nobody's now.
+        let is_served = [SERVICE, NODE].contains(&probe.remote);
+        let is_old = is_served && is_to_be.contains(&Probe::to(EVIL, 80));
+        let was_open = was_open.contains(probe) || is_old;
+        ensure!(was_open && !closed.contains(&probe.remote), "{probe:?} is open");
+    }
+    Ok(())
+}
+
+/// The steps while every `nth` write fails, in the rounds that try again as well; then all heals. Says how
+/// many rounds had to tell of something.
+fn disturbed_all_along(
+    bench: Bench,
+    expected: &[Picture],
+    (nth, before): (u64, u64),
+) -> Result<(Bench, usize)> {
+    let (mut node, mut told) = (Node::new(bench), 0);
+    let mut was_open = BTreeSet::new();
+    for (step, after) in STEPS.iter().zip(expected) {
+        fail_each(nth, before);
+        let mut outcome = node.take(step)?;
+        for round in 0..3 {
+            fail_each(0, 0);
+            let context = || format!("{}: round {round}: {:?}", step.name, outcome.failures);
+            let open = node.open()?;
+            expect_nothing_opened(&open, (&was_open, &after.open), &[]).with_context(context)?;
+            if !node.apply.needs_retry() {
+                break;
+            }
+            ensure!(!outcome.failures.is_empty(), "not told: {}", context());
+            told += 1;
+            fail_each(nth, before + round);
+            outcome = node.try_again();
+        }
+        fail_each(0, 0);
+        node.heal().with_context(|| step.name)?;
+        let healed = node.picture()?;
+        ensure!(healed == *after, "{}: {healed:?} is not {after:?}", step.name);
+        was_open.clone_from(&after.open);
+    }
+    Ok((node.leave()?, told))
+}
+
+/// The steps with `count` writes that fail after `before`, in one step at most; says which maps they were
+/// to, if any did.
+fn disturbed(
+    bench: Bench,
+    expected: &[Picture],
+    before: u64,
+    count: u64,
+) -> Result<(Bench, Option<BTreeSet<&'static str>>)> {
     let mut node = Node::new(bench);
-    let (mut to_come, mut has_failed) = ((before, count), false);
+    let (mut to_come, mut failed) = ((before, count), None);
     let mut was_open = BTreeSet::new();
     for (step, after) in STEPS.iter().zip(expected) {
         fail_writes(to_come.0, to_come.1);
         let outcome = node.take(step)?;
         to_come = fail_writes(0, 0);
-        let fails = !has_failed && to_come.1 < count;
+        let fails = failed.is_none() && to_come.1 < count;
         let context = || format!("{}: write {before} fails: {:?}", step.name, outcome.failures);
         ensure!(outcome.failures.is_empty() != fails, "told or not: {}", context());
         ensure!(fails || !node.apply.needs_retry(), "tried again for nothing: {}", context());
         if fails {
+            let closed = if count == 1 { step.about } else { &[] };
             let open = node.open()?;
-            for probe in open.difference(&after.open) {
-                let is_about = step.about.contains(&probe.remote) && count == 1;
-                // A service that could not be removed leads to its backend, which may be nobody's now.
-                let is_served = [SERVICE, NODE].contains(&probe.remote);
-                let is_old = is_served && after.open.contains(&Probe::to(EVIL, 80));
-                ensure!(
-                    (was_open.contains(probe) || is_old) && !is_about,
-                    "{probe:?} is open: {}",
-                    context()
-                );
-            }
+            expect_nothing_opened(&open, (&was_open, &after.open), closed).with_context(context)?;
             node.heal().with_context(context)?;
             let healed = node.picture()?;
             ensure!(healed == *after, "{healed:?} is not {after:?}: {}", context());
-            (to_come, has_failed) = ((0, 0), true);
+            let is_told = |map: &&str| outcome.failures.iter().any(|text| text.contains(*map));
+            (to_come, failed) = ((0, 0), Some(MAPS.into_iter().filter(is_told).collect()));
         }
         was_open.clone_from(&after.open);
     }
-    if has_failed {
+    if failed.is_some() {
         let (last, expected) = (node.picture()?, expected.last());
         ensure!(Some(&last) == expected, "write {before}: {last:?} is not {expected:?}");
     }
-    Ok((node.leave()?, has_failed))
+    Ok((node.leave()?, failed))
 }
 
 #[test]
@@ -286,21 +358,31 @@ fn whichever_write_fails_nothing_opens_and_all_heals() -> Result<()> {
     ensure!(never.iter().any(|probe| all.contains(probe)), "they are open before they are known");
     let empty = BTreeMap::from_iter(empty.into_iter().filter(|(map, _)| *map != "RESOLVERS"));
     for count in [1, u64::MAX] {
-        let mut before = 0;
+        let (mut before, mut maps) = (0, BTreeSet::new());
         loop {
-            let (left, has_failed) = disturbed(bench, &expected, before, count)?;
+            let (left, failed) = disturbed(bench, &expected, before, count)?;
             bench = left;
-            if !has_failed {
-                break;
-            }
+            let Some(told) = failed else { break };
+            maps.extend(told);
             let mut rows = bench.rows()?;
             rows.remove("RESOLVERS");
             ensure!(rows == empty, "write {before}: rows are left: {rows:?}");
             before += 1;
         }
         ensure!(before > 50, "only {before} writes were tried");
+        ensure!(maps == BTreeSet::from(MAPS), "only writes to {maps:?} were tried");
         let how = if count == 1 { "alone" } else { "with all that follow in its step" };
         println!("{before} writes failed, each {how}: nothing opened, all healed");
+    }
+    for nth in EACH {
+        let mut rounds = 0;
+        for before in 0..nth {
+            let (left, told) = disturbed_all_along(bench, &expected, (nth, before))
+                .with_context(|| format!("of {nth} writes one fails, begun after {before}"))?;
+            (bench, rounds) = (left, rounds + told);
+        }
+        ensure!(rounds > STEPS.len(), "of {nth} writes one fails, and {rounds} rounds told of it");
+        println!("of {nth} writes one failed, in {rounds} rounds: nothing opened, all healed");
     }
     Ok(())
 }

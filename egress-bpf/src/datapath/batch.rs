@@ -97,6 +97,9 @@ impl<K: Pod, V: Pod> Rows<K, V> {
 
     /// Removes one entry of a hash and says what it was (Linux 5.14).
     pub(super) fn take(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        if let Some(fault) = seam::write_fault() {
+            return Err(self.failed("remove from", fault));
+        }
         self.value(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key)
             .map_err(|error| self.failed("remove from", error))
     }

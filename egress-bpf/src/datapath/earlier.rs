@@ -98,7 +98,8 @@ impl Datapath {
             }
             let is_first = self.inherited.is_empty();
             if is_first && (FLOWS_SINCE..=seam::abi_version()).contains(&version) {
-                match self.copy_flows(&mut earlier) {
+                let copied = self.copy_flows(&mut earlier);
+                match copied.or_else(|_| self.copy_flows(&mut earlier)) {
                     Ok(copied) => tracing::info!(version, copied, "flows are carried over"),
                     // What cannot be read or has no room begins anew.
                     Err(error) => tracing::warn!(version, %error, "flows are not carried over"),

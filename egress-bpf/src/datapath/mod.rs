@@ -54,7 +54,7 @@ pub use numbers::Numbers;
 pub use reader::{Fill, Reader};
 pub use run::{Ran, RanVerdict};
 #[cfg(debug_assertions)]
-pub use seam::fail_writes;
+pub use seam::{fail_each, fail_writes, pretend_abi_version};
 pub use sweep::{Broom, Survey, Sweep};
 
 use crate::abi::{

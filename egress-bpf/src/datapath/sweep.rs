@@ -171,27 +171,41 @@ impl Broom {
         }
         sweep.removed = over.len() + expired.len();
         self.flows.remove_all(&over)?;
-        let again = self.remove_unchanged(&expired)?;
+        let (again, removed) = self.remove_unchanged(&expired);
         sweep.removed -= again.len();
         sweep.live += again.len();
         self.release(left.iter().chain(&again))?;
-        Ok(sweep)
+        removed.map(|()| sweep)
     }
 
     /// Removes flows that nothing was seen of since they were read, and says of which there was. One of
-    /// these is put back, unless a packet that found nothing in between wrote it anew.
-    fn remove_unchanged(&self, expired: &[(FlowKey, Flow)]) -> Result<Vec<FlowKey>, DatapathError> {
-        let mut again = Vec::new();
+    /// these is put back, unless a packet that found nothing in between wrote it anew. What fails with one
+    /// keeps none of the others.
+    fn remove_unchanged(
+        &self,
+        expired: &[(FlowKey, Flow)],
+    ) -> (Vec<FlowKey>, Result<(), DatapathError>) {
+        let (mut again, mut outcome) = (Vec::new(), Ok(()));
         for (key, read) in expired {
-            let Some(found) = self.flows.take(key)? else {
-                continue;
-            };
-            if found != *read {
-                self.flows.put_new(key, &found)?;
-                again.push(*key);
+            let is_left = self.flows.take(key).and_then(|found| match found {
+                Some(found) if found != *read => {
+                    let put_back = || self.flows.put_new(key, &found);
+                    // There was room for it.
+                    put_back().or_else(|_| put_back()).map(|_| true)
+                }
+                Some(_) | None => Ok(false),
+            });
+            match is_left {
+                Ok(true) => again.push(*key),
+                Ok(false) => {}
+                Err(error) => {
+                    // Counted as there: the next sweep knows.
+                    again.push(*key);
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
-        Ok(again)
+        (again, outcome)
     }
 
     /// Gives back the places of datagrams whose pieces are no longer waited for.

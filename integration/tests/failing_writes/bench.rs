@@ -49,13 +49,23 @@ impl Probe {
 
 pub(crate) struct Bench {
     datapath: Datapath,
+    /// Whether its maps are pinned, and programs really attached.
+    is_pinned: bool,
     attached: BTreeSet<u32>,
     port: u16,
 }
 
 impl Bench {
     pub(crate) fn open(options: &Options) -> Result<Self> {
-        let (mut datapath, _events) = Datapath::unpinned(options)?;
+        Self::begin(Datapath::unpinned(options)?.0, false)
+    }
+
+    /// Over pinned maps, and those that others left below the same root.
+    pub(crate) fn pinned(options: &Options) -> Result<Self> {
+        Self::begin(Datapath::open(options)?.0, true)
+    }
+
+    fn begin(mut datapath: Datapath, is_pinned: bool) -> Result<Self> {
         datapath.configure(&Settings {
             proxy: Some(ProxySettings {
                 ifindex: IFINDEX,
@@ -69,7 +79,7 @@ impl Bench {
         let ranges = ["10.244.0.0/16", "10.96.0.0/12"];
         let ranges = ranges.into_iter().map(|net| Ok((net.parse()?, Identity::UNMANAGED)));
         datapath.set_ranges(&ranges.collect::<Result<_>>()?)?;
-        Ok(Self { datapath, attached: BTreeSet::new(), port: FIRST_PORT })
+        Ok(Self { datapath, is_pinned, attached: BTreeSet::new(), port: FIRST_PORT })
     }
 
     /// Which of `probes` would go on.
@@ -89,9 +99,19 @@ impl Bench {
             return Ok(true);
         }
         self.port = self.port.checked_add(1).unwrap_or(FIRST_PORT);
+        Ok(self.send(probe, self.port)? == RanVerdict::Next)
+    }
+
+    /// Sends a probe from this port.
+    pub(crate) fn send(&mut self, probe: Probe, port: u16) -> Result<RanVerdict> {
+        self.send_flags(probe, port, TCP_SYN)
+    }
+
+    /// The same with these flags, where it is one of TCP.
+    pub(crate) fn send_flags(&mut self, probe: Probe, port: u16, flags: u8) -> Result<RanVerdict> {
         let payload = match probe.protocol {
-            protocol::UDP => frame::udp(self.port, probe.port, b""),
-            _ => frame::tcp(self.port, probe.port, TCP_SYN),
+            protocol::UDP => frame::udp(port, probe.port, b""),
+            _ => frame::tcp(port, probe.port, flags),
         };
         let (own, remote) = (IpAddr::from(OWN), IpAddr::from(probe.remote));
         let ends = match probe.direction {
@@ -99,8 +119,12 @@ impl Bench {
             Direction::Ingress => (remote, own),
         };
         let packet = frame::ip(MAC, ends, probe.protocol, &payload);
-        let ran = self.datapath.run(probe.direction, &packet, 1).context("a test run")?;
-        Ok(ran.verdict == RanVerdict::Next)
+        Ok(self.datapath.run(probe.direction, &packet, 1).context("a test run")?.verdict)
+    }
+
+    /// The maps themselves.
+    pub(crate) fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
     }
 
     /// How many rows each map has.
@@ -147,7 +171,7 @@ impl Kernel for Bench {
 
     fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.attached.insert(ifindex);
-        Ok(())
+        if self.is_pinned { self.datapath.attach(ifindex) } else { Ok(()) }
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {

@@ -101,7 +101,8 @@ fn any_clause() -> impl Strategy<Value = Clause> {
     let peers = prop_oneof![
         1 => Just(any_peer()),
         4 => (identities, proptest::collection::vec(cidr, 0..3)).prop_map(|(identities, cidrs)| {
-            ClausePeers { identities: Arc::new(identities), cidrs, ..ClausePeers::default() }
+            let (identities, cidrs) = (Arc::new(identities), Arc::new(cidrs));
+            ClausePeers { identities, cidrs, ..ClausePeers::default() }
         }),
     ];
     let protocol = proptest::sample::select(vec![

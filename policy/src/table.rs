@@ -60,8 +60,8 @@ pub struct ClausePeers {
     pub any: bool,
     /// Remotes by identity.
     pub identities: Arc<IdentitySet>,
-    /// Remotes by address.
-    pub cidrs: Vec<CidrPeer>,
+    /// Remotes by address: the same list in the tables of all that a policy selects.
+    pub cidrs: Arc<Vec<CidrPeer>>,
     /// Whether addresses learned for a name can match; which names is the matter of
     /// [`NamePolicy`].
     pub names: bool,

@@ -5,20 +5,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use namegate_egress_bpf::abi::PeerKey;
-use namegate_egress_bpf::compile::RowChanges;
+use namegate_egress_bpf::compile::{KnownPrefixes, RowChanges};
 use namegate_policy::identity::Identity;
 use namegate_policy::table::PolicyTable;
 
 use super::{Apply, Kernel, NameRules, Outcome, Rejudge, TableEffect};
 use crate::state::EndpointEffect;
 
-/// What is left to do when the addresses of identities are written.
+/// What tables that change leave to others and to later, when the addresses of identities are written.
 #[derive(Debug, Default)]
 pub(super) struct Later {
     /// Learned addresses of replaced tables, once these are in force.
     pub(super) names: Vec<(Identity, BTreeMap<IpAddr, Option<NameRules>>)>,
     /// Rows of identities that went, with their table.
     pub(super) gone: Vec<(Identity, u32, Vec<PeerKey>)>,
+    /// What tables that were replaced have in common.
+    pub(super) prefixes: KnownPrefixes,
 }
 
 impl<K: Kernel> Apply<K> {

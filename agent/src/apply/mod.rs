@@ -310,7 +310,8 @@ impl<K: Kernel> Apply<K> {
         let table = self.next_table;
         self.next_table += 1;
         let what = || format!("policy table of identity {}", identity.number());
-        if let Err(error) = self.kernel.install(table, &TableRows::compile(table, &effect.table)) {
+        let rows = TableRows::compile_among(&mut later.prefixes, table, &effect.table);
+        if let Err(error) = self.kernel.install(table, &rows) {
             self.try_again(identity, outcome.fail(&what(), &error));
             // Rows of it may be left.
             self.stale_tables.insert(table);

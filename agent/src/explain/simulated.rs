@@ -99,7 +99,7 @@ impl Kernel for Simulated {
         let rows = &mut self.sim.rows;
         rows.tables.retain(|key: &TableKey, _| key.table != table);
         rows.peers.retain(|key, _| key.table != table);
-        rows.cidrs.retain(|row, _| u32::from_be_bytes(row.key.table) != table);
+        rows.prefixes.retain(|key, _| key.table != table);
         rows.ports.retain(|key, _| key.table != table);
         self.sim.hits.retain(|key, _| key.table != table);
         Ok(())

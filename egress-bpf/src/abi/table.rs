@@ -36,7 +36,10 @@ pub struct Table {
     /// `TABLE_*`.
     pub flags: u16,
     /// Zero.
-    pub padding: [u8; 6],
+    pub padding: [u8; 2],
+    /// The set of prefixes under which `CIDRS` is asked: the table's own number, or that of another
+    /// table which means the same by its prefixes.
+    pub prefixes: u32,
 }
 
 /// What a row of `PEERS` is found by.
@@ -81,12 +84,12 @@ impl PeerKey {
     }
 }
 
-/// Key of `CIDRS` without the prefix length, which counts the octets of table and direction too.
+/// Key of `CIDRS` without the prefix length, which counts the octets of set and direction too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct CidrKey {
-    /// The table, in network order.
-    pub table: [u8; 4],
+    /// The set of prefixes, as [`Table::prefixes`] names it, in network order.
+    pub set: [u8; 4],
     /// [`super::Direction`] in which flows are opened, in network order.
     pub direction: [u8; 4],
     /// The remote.
@@ -97,10 +100,10 @@ impl CidrKey {
     /// Bits of the key before those of the address.
     pub const PREFIX_BASE: u32 = 64;
 
-    /// The key under which `address` is found.
+    /// The key under which `address` is found in a set of prefixes.
     #[inline(always)]
-    pub const fn new(table: &TableKey, address: Address) -> Self {
-        Self { table: table.table.to_be_bytes(), direction: table.direction.to_be_bytes(), address }
+    pub const fn new(set: u32, direction: u32, address: Address) -> Self {
+        Self { set: set.to_be_bytes(), direction: direction.to_be_bytes(), address }
     }
 }
 

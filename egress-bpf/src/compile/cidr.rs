@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use namegate_policy::table::Clause;
 
-use super::rows::{CidrRow, numbered};
-use crate::abi::{Address, CidrKey, RULES_MAX, RuleSet, TableKey};
+use super::prefixes::Prefixes;
+use super::rows::numbered;
+use crate::abi::{Address, RULES_MAX, RuleSet};
 
 /// Where IPv4 addresses live among IPv6 ones: `::ffff:0:0/96`.
 const IPV4: Prefix = Prefix { bits: 0xffff_0000_0000, length: 96 };
@@ -31,12 +32,12 @@ enum Mark {
     Except(usize),
 }
 
-/// The rows of the CIDR peers of `clauses`.
-pub(super) fn rows(key: &TableKey, clauses: &[Clause]) -> BTreeMap<CidrRow, RuleSet> {
+/// What the CIDR peers of `clauses` mean.
+pub(super) fn prefixes(clauses: &[Clause]) -> Prefixes {
     let mut owners = Vec::new();
     let mut marks: BTreeMap<Prefix, Vec<Mark>> = BTreeMap::new();
     for (bit, clause) in numbered(clauses) {
-        for peer in &clause.peers.cidrs {
+        for peer in clause.peers.cidrs.iter() {
             let number = owners.len();
             owners.push(usize::from(bit));
             let Some(net) = Prefix::of(peer.net) else { continue };
@@ -55,16 +56,16 @@ pub(super) fn rows(key: &TableKey, clauses: &[Clause]) -> BTreeMap<CidrRow, Rule
 
     let mut here = Here::new(owners);
     let mut ancestors: Vec<(Prefix, &[Mark])> = Vec::new();
-    let mut rows = BTreeMap::new();
+    let mut rows = Vec::with_capacity(marks.len());
     for (prefix, own) in &marks {
         while let Some((_, left)) = ancestors.pop_if(|(around, _)| !around.contains(prefix)) {
             here.leave(left);
         }
         here.enter(own);
         ancestors.push((*prefix, own));
-        rows.insert(prefix.row(key), here.rules);
+        rows.push((prefix.address(), prefix.length, here.rules));
     }
-    rows
+    Prefixes::new(rows)
 }
 
 /// The rules that hold at the current prefix.
@@ -150,10 +151,8 @@ impl Prefix {
         self.length <= other.length && other.bits & mask == self.bits
     }
 
-    fn row(&self, key: &TableKey) -> CidrRow {
-        let address = Address::from(IpAddr::V6(self.bits.into()));
-        let key = CidrKey::new(key, address);
-        CidrRow { prefix_len: CidrKey::PREFIX_BASE + u32::from(self.length), key }
+    fn address(&self) -> Address {
+        Address::from(IpAddr::V6(self.bits.into()))
     }
 }
 
@@ -167,13 +166,11 @@ mod tests {
 
     use super::*;
 
-    const KEY: TableKey = TableKey { table: 7, direction: 0 };
-
     fn mk_clause(cidrs: Vec<CidrPeer>) -> Clause {
         Clause {
             action: ClauseAction::Forward,
             tier: ClauseTier::Namespaced,
-            peers: ClausePeers { cidrs, ..ClausePeers::default() },
+            peers: ClausePeers { cidrs: Arc::new(cidrs), ..ClausePeers::default() },
             ports: ClausePorts::Any,
             origins: Arc::new([]),
         }
@@ -188,16 +185,14 @@ mod tests {
     }
 
     /// What the kernel's trie answers.
-    fn look_up(rows: &BTreeMap<CidrRow, RuleSet>, address: IpAddr) -> RuleSet {
+    fn look_up(prefixes: &Prefixes, address: IpAddr) -> RuleSet {
         let bits = u128::from_be_bytes(Address::from(address).octets());
-        rows.iter()
-            .filter(|(row, _)| {
-                let length = u8::try_from(row.prefix_len - CidrKey::PREFIX_BASE).unwrap();
-                let around = Prefix { bits: u128::from_be_bytes(row.key.address.octets()), length };
-                around.contains(&Prefix { bits, length: 128 })
-            })
-            .max_by_key(|(row, _)| row.prefix_len)
-            .map_or(RuleSet::EMPTY, |(_, rules)| *rules)
+        let around = prefixes.iter().filter(|(prefix, length, _)| {
+            let length = u8::try_from(*length).unwrap();
+            let around = Prefix { bits: u128::from_be_bytes(prefix.octets()), length };
+            around.contains(&Prefix { bits, length: 128 })
+        });
+        around.max_by_key(|(_, length, _)| *length).map_or(RuleSet::EMPTY, |(_, _, rules)| *rules)
     }
 
     fn expected(clauses: &[Clause], address: IpAddr) -> RuleSet {
@@ -217,7 +212,7 @@ mod tests {
             mk_clause(vec![mk_peer("10.0.0.0/8", &["10.1.0.0/16"])]),
             mk_clause(vec![mk_peer("10.1.2.0/24", &[])]),
         ];
-        let rows = rows(&KEY, &clauses);
+        let rows = prefixes(&clauses);
         let cases: [(&str, &[u16]); 4] =
             [("10.9.9.9", &[0]), ("10.1.9.9", &[]), ("10.1.2.3", &[1]), ("11.0.0.1", &[])];
         for (address, rules) in cases {
@@ -234,7 +229,7 @@ mod tests {
             mk_clause(vec![mk_peer("0.0.0.0/0", &[])]),
             mk_clause(vec![mk_peer("::ffff:0:0/96", &[])]),
         ];
-        let rows = rows(&KEY, &clauses);
+        let rows = prefixes(&clauses);
         assert_eq!(look_up(&rows, "2001:db8::1".parse().unwrap()), RuleSet::of([0]));
         assert_eq!(look_up(&rows, "203.0.113.1".parse().unwrap()), RuleSet::of([1]));
     }
@@ -242,7 +237,7 @@ mod tests {
     #[test]
     fn an_exception_around_its_own_prefix_leaves_nothing() {
         let clauses = [mk_clause(vec![mk_peer("10.1.0.0/16", &["10.0.0.0/8"])])];
-        assert_eq!(look_up(&rows(&KEY, &clauses), "10.1.0.1".parse().unwrap()), RuleSet::EMPTY);
+        assert_eq!(look_up(&prefixes(&clauses), "10.1.0.1".parse().unwrap()), RuleSet::EMPTY);
     }
 
     fn any_net() -> impl Strategy<Value = IpNet> {
@@ -269,7 +264,7 @@ mod tests {
             clauses in proptest::collection::vec(any_clause(), 0..8),
             probes in proptest::collection::vec(any_net(), 1..16),
         ) {
-            let rows = rows(&KEY, &clauses);
+            let rows = prefixes(&clauses);
             for address in probes.iter().flat_map(|net| [net.network(), net.broadcast()]) {
                 if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
                     continue;

@@ -7,10 +7,12 @@
 mod cidr;
 mod names;
 mod ports;
+mod prefixes;
 mod rows;
 
 pub use names::{ClassesFull, NAME_CLASSES_MAX, NameBook, NameWrites, Retable};
-pub use rows::{CidrRow, RowChanges, TableRows};
+pub use prefixes::{CidrRow, KnownPrefixes, Prefixes};
+pub use rows::{RowChanges, TableRows};
 
 use namegate_policy::rule;
 

@@ -4,20 +4,12 @@ use std::sync::Arc;
 use namegate_policy::identity::Identity;
 use namegate_policy::table::{Clause, ClauseAction, ClauseTier, PolicyTable};
 
-use super::{cidr, ports};
+use super::ports;
+use super::prefixes::{KnownPrefixes, Prefixes};
 use crate::abi::{
-    CidrKey, Direction, HitKey, PeerKey, PeerKind, PortKey, RULES_MAX, RuleSet, TABLE_ANY_PEER,
-    TABLE_CIDRS, TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey,
+    Direction, HitKey, PeerKey, PeerKind, PortKey, RULES_MAX, RuleSet, TABLE_ANY_PEER, TABLE_CIDRS,
+    TABLE_IDENTITIES, TABLE_NAMES, Table, TableKey,
 };
-
-/// A key of `CIDRS` with its prefix length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CidrRow {
-    /// Bits of `key` that count, those of table and direction included.
-    pub prefix_len: u32,
-    /// The key; bits past the prefix are zero.
-    pub key: CidrKey,
-}
 
 /// All rows of one policy table but those of learned names, which [`super::NameBook`] makes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,8 +18,8 @@ pub struct TableRows {
     pub tables: BTreeMap<TableKey, Table>,
     /// `PEERS`
     pub peers: BTreeMap<PeerKey, RuleSet>,
-    /// `CIDRS`
-    pub cidrs: BTreeMap<CidrRow, RuleSet>,
+    /// `CIDRS`, by the set that they make up: the table's own.
+    pub prefixes: BTreeMap<TableKey, Arc<Prefixes>>,
     /// `PORTS`
     pub ports: BTreeMap<PortKey, RuleSet>,
     /// `HITS`
@@ -49,16 +41,27 @@ impl TableRows {
     /// Clauses past [`RULES_MAX`] have no bit: the policy core refuses such tables, and a table that
     /// still comes with more drops what only they would forward.
     pub fn compile(table: u32, policy: &PolicyTable) -> Self {
+        Self::compile_among(&mut KnownPrefixes::default(), table, policy)
+    }
+
+    /// The same as [`TableRows::compile`], with prefixes that are compiled already taken from `known`.
+    pub fn compile_among(known: &mut KnownPrefixes, table: u32, policy: &PolicyTable) -> Self {
         let mut rows = Self::default();
-        rows.add(table, Direction::Egress, &policy.egress);
-        rows.add(table, Direction::Ingress, &policy.ingress);
+        rows.add(known, table, Direction::Egress, &policy.egress);
+        rows.add(known, table, Direction::Ingress, &policy.ingress);
         rows
     }
 
-    fn add(&mut self, table: u32, direction: Direction, clauses: &[Clause]) {
+    fn add(
+        &mut self,
+        known: &mut KnownPrefixes,
+        table: u32,
+        direction: Direction,
+        clauses: &[Clause],
+    ) {
         let clauses = clauses.get(..RULES_MAX).unwrap_or(clauses);
         let key = TableKey { table, direction: direction as u32 };
-        let mut header = header(clauses);
+        let mut header = Table { prefixes: table, ..header(clauses) };
 
         for (bit, clause) in numbered(clauses) {
             if clause.peers.any {
@@ -77,11 +80,11 @@ impl TableRows {
             self.hits.insert(HitKey { table, direction: direction as u16, clause });
         }
 
-        let cidrs = cidr::rows(&key, clauses);
-        if !cidrs.is_empty() {
+        let prefixes = known.of(clauses);
+        if !prefixes.is_empty() {
             header.flags |= TABLE_CIDRS;
+            self.prefixes.insert(key, prefixes);
         }
-        self.cidrs.extend(cidrs);
 
         let (ports, levels) = ports::rows(&key, clauses);
         header.levels = levels;

@@ -14,6 +14,7 @@ use super::batch::Rows;
 use super::error::DatapathError;
 use super::events::Events;
 use super::passages::Passages;
+use super::prefixes::PrefixSets;
 use super::quota::Totals;
 use super::spot::{BOTH, make_directory};
 use super::vacancy::Vacancy;
@@ -124,6 +125,7 @@ impl Datapath {
             inherited: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             tables: BTreeMap::new(),
+            prefixes: PrefixSets::default(),
             services: Arc::default(),
             stale_lists: Vec::new(),
             next_list: 0,
@@ -142,7 +144,7 @@ impl Datapath {
         }
         // Whoever wrote addresses before may have known of a block that is said to be empty.
         self.maps.vacancy.forget();
-        self.tables = self.maps.read_tables()?;
+        (self.tables, self.prefixes) = self.maps.read_tables()?;
         self.endpoints = self.maps.read_endpoints()?;
         self.restore_passages()?;
         let (services, next_list) = self.maps.read_services()?;

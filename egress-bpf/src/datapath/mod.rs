@@ -21,6 +21,7 @@ mod netlink;
 mod numbers;
 mod passages;
 mod pods;
+mod prefixes;
 mod query;
 mod quota;
 mod reader;
@@ -65,6 +66,7 @@ use batch::Rows;
 use earlier::Earlier;
 use passages::Passages;
 use pods::{CidrTrieKey, RangeTrieKey};
+use prefixes::PrefixSets;
 use quota::Totals;
 use services::Written;
 use tables::RowKeys;
@@ -184,6 +186,7 @@ pub struct Datapath {
     inherited: BTreeMap<u32, EndpointEntry>,
     endpoints: BTreeMap<u32, EndpointEntry>,
     tables: BTreeMap<u32, RowKeys>,
+    prefixes: PrefixSets,
     services: Arc<BTreeMap<ServiceKey, Written>>,
     /// Lists of backends that no service names.
     stale_lists: Vec<Service>,

@@ -61,7 +61,7 @@ impl Datapath {
             ("IPCACHE", addresses, maps.ipcache.capacity()?),
             ("TABLES", rows(|keys| keys.tables.len()), maps.tables.capacity()?),
             ("PEERS", rows(|keys| keys.peers.len()), maps.peers.capacity()?),
-            ("CIDRS", rows(|keys| keys.cidrs.len()), maps.cidrs.capacity()?),
+            ("CIDRS", self.prefixes.row_count(), maps.cidrs.capacity()?),
             ("PORTS", rows(|keys| keys.ports.len()), maps.ports.capacity()?),
             ("NAMES", names, maps.names.capacity()?),
             ("SERVICES", self.services.len(), maps.services.capacity()?),

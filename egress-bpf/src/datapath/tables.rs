@@ -10,20 +10,21 @@ use aya::maps::PerCpuValues;
 use namegate_policy::identity::Identity;
 
 use super::error::DatapathError;
-use super::pods::CidrTrieKey;
+use super::prefixes::PrefixSets;
 use super::{Datapath, EndpointEntry, Maps, seam};
 use crate::abi::{
     ADDRESSES_MAX, Address, ENDPOINT_DNS_GOVERNED, ENDPOINT_MAC_KNOWN, ENDPOINT_TRANSLATED,
-    Endpoint, HitKey, Mac, Passage, PeerKey, PortKey, QuotaKey, RuleSet, TableKey,
+    Endpoint, HitKey, Mac, Passage, PeerKey, PortKey, QuotaKey, TableKey,
 };
-use crate::compile::{CidrRow, RowChanges, TableRows};
+use crate::compile::{RowChanges, TableRows};
 
 /// The keys of a table's rows, to remove them by.
 #[derive(Debug, Default)]
 pub(super) struct RowKeys {
     pub(super) tables: BTreeSet<TableKey>,
     pub(super) peers: BTreeSet<PeerKey>,
-    pub(super) cidrs: BTreeSet<CidrTrieKey>,
+    /// The sets of prefixes that it names, which others may name, too.
+    pub(super) prefixes: BTreeSet<TableKey>,
     pub(super) ports: BTreeSet<PortKey>,
     hits: BTreeSet<HitKey>,
 }
@@ -89,10 +90,12 @@ impl Datapath {
         let maps = &mut self.maps;
         maps.tables.remove_all(&Vec::from_iter(keys.tables.iter().copied()))?;
         maps.peers.remove_all(&Vec::from_iter(keys.peers.iter().copied()))?;
-        maps.cidrs.remove_all(&Vec::from_iter(keys.cidrs.iter().copied()))?;
         maps.ports.remove_all(&Vec::from_iter(keys.ports.iter().copied()))?;
         for key in &keys.hits {
             maps.remove_hit(key)?;
+        }
+        for set in keys.prefixes.clone() {
+            self.leave_prefixes(table, set)?;
         }
         // Known until nothing is left of it, so that a removal that failed can be tried again.
         self.tables.remove(&table);
@@ -163,40 +166,40 @@ impl Datapath {
     fn write_rows(&mut self, table: u32, rows: &TableRows) -> Result<(), DatapathError> {
         let keys = self.tables.get_mut(&table).ok_or(DatapathError::NoTable { table })?;
         let maps = &mut self.maps;
-        let cidrs: Vec<CidrTrieKey> = rows.cidrs.keys().copied().map(CidrTrieKey::from).collect();
         // Noted before they are written: a removal of what is not there does no harm.
         keys.peers.extend(rows.peers.keys());
-        keys.cidrs.extend(&cidrs);
         keys.ports.extend(rows.ports.keys());
         keys.hits.extend(&rows.hits);
         keys.tables.extend(rows.tables.keys());
         let (peers, rules) = columns(&rows.peers);
         maps.peers.put_all(&peers, &rules)?;
-        let rules: Vec<RuleSet> = rows.cidrs.values().copied().collect();
-        maps.cidrs.put_all(&cidrs, &rules)?;
         let (ports, rules) = columns(&rows.ports);
         maps.ports.put_all(&ports, &rules)?;
         for key in &rows.hits {
             maps.add_hit(key)?;
         }
-        let (tables, headers) = columns(&rows.tables);
-        maps.tables.put_all(&tables, &headers)
+        let mut headers = rows.tables.clone();
+        for (key, prefixes) in &rows.prefixes {
+            let set = self.join_prefixes(*key, prefixes)?;
+            headers.entry(*key).and_modify(|header| header.prefixes = set);
+        }
+        let (tables, headers) = columns(&headers);
+        self.maps.tables.put_all(&tables, &headers)
     }
 }
 
 impl Maps {
-    /// The keys of all tables, as the kernel has them.
-    pub(super) fn read_tables(&self) -> Result<BTreeMap<u32, RowKeys>, DatapathError> {
+    /// The keys of all tables, and their prefixes, as the kernel has them.
+    pub(super) fn read_tables(
+        &self,
+    ) -> Result<(BTreeMap<u32, RowKeys>, PrefixSets), DatapathError> {
         let mut tables: BTreeMap<u32, RowKeys> = BTreeMap::new();
-        for (key, _) in self.tables.read_all()? {
-            tables.entry(key.table).or_default().tables.insert(key);
+        let headers = self.tables.read_all()?;
+        for (key, _) in &headers {
+            tables.entry(key.table).or_default().tables.insert(*key);
         }
         for (key, _) in self.peers.read_all()? {
             tables.entry(key.table).or_default().peers.insert(key);
-        }
-        for (key, _) in self.cidrs.read_all()? {
-            let table = u32::from_be_bytes(key.key.table);
-            tables.entry(table).or_default().cidrs.insert(key);
         }
         for (key, _) in self.ports.read_all()? {
             tables.entry(key.table).or_default().ports.insert(key);
@@ -205,7 +208,8 @@ impl Maps {
             let key = key.map_err(|source| hits_failed("list", source))?;
             tables.entry(key.table).or_default().hits.insert(key);
         }
-        Ok(tables)
+        let prefixes = PrefixSets::of_kernel(self.cidrs.read_all()?, &headers, &mut tables);
+        Ok((tables, prefixes))
     }
 
     pub(super) fn read_endpoints(&self) -> Result<BTreeMap<u32, EndpointEntry>, DatapathError> {
@@ -302,12 +306,6 @@ impl EndpointEntry {
                 .map(|address| IpAddr::from(*address))
                 .collect(),
         })
-    }
-}
-
-impl From<CidrRow> for CidrTrieKey {
-    fn from(row: CidrRow) -> Self {
-        Self { length: row.prefix_len, key: row.key }
     }
 }
 

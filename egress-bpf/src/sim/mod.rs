@@ -78,7 +78,7 @@ impl Simulation {
     pub fn install(&mut self, rows: &TableRows) {
         self.rows.tables.extend(&rows.tables);
         self.rows.peers.extend(&rows.peers);
-        self.rows.cidrs.extend(&rows.cidrs);
+        self.rows.prefixes.extend(rows.prefixes.clone());
         self.rows.ports.extend(&rows.ports);
         self.hits.extend(rows.hits.iter().map(|key| (*key, 0)));
     }
@@ -147,16 +147,11 @@ impl Maps for Simulation {
     }
 
     fn cidr(&self, key: &CidrKey) -> Option<&RuleSet> {
-        self.rows
-            .cidrs
-            .iter()
-            .filter(|(row, _)| {
-                row.key.table == key.table
-                    && row.key.direction == key.direction
-                    && shares(&row.key.address, &key.address, row.prefix_len - CidrKey::PREFIX_BASE)
-            })
-            .max_by_key(|(row, _)| row.prefix_len)
-            .map(|(_, rules)| rules)
+        let (table, direction) = (u32::from_be_bytes(key.set), u32::from_be_bytes(key.direction));
+        let prefixes = self.rows.prefixes.get(&TableKey { table, direction })?;
+        let around =
+            prefixes.iter().filter(|(prefix, length, _)| shares(prefix, &key.address, *length));
+        around.max_by_key(|(_, length, _)| *length).map(|(_, _, rules)| rules)
     }
 
     fn ports(&self, key: &PortKey) -> Option<&RuleSet> {

@@ -63,7 +63,7 @@ pub fn answer<M: Maps>(
         join(&mut case.matching, Some(row.ok_or(DropReason::MissingRow)?));
     }
     if table.flags & TABLE_CIDRS != 0 {
-        let row = maps.cidr(&CidrKey::new(&key, case.remote));
+        let row = maps.cidr(&CidrKey::new(table.prefixes, key.direction, case.remote));
         join(&mut case.matching, row);
     }
     if table.flags & TABLE_NAMES != 0 && is_open_to_names(case.remote_identity) {

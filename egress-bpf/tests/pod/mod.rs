@@ -186,7 +186,7 @@ pub(crate) fn isolated() -> Clause {
 /// Allows a prefix on one TCP port.
 pub(crate) fn allows(net: &str, port: u16) -> Clause {
     let cidr = CidrPeer { net: net.parse().expect("a net"), except: vec![], reach: CidrReach::All };
-    let peers = ClausePeers { cidrs: vec![cidr], ..ClausePeers::default() };
+    let peers = ClausePeers { cidrs: Arc::new(vec![cidr]), ..ClausePeers::default() };
     Clause {
         ports: ClausePorts::Of(vec![(Protocol::Tcp, PortRange::single(port))]),
         ..clause(ClauseAction::Forward, ClauseTier::Namespaced, peers)

@@ -424,6 +424,14 @@ fn any_clauses(random: &mut Random, has_names: bool) -> Vec<Clause> {
     clauses
 }
 
+fn any_cidr(random: &mut Random) -> CidrPeer {
+    CidrPeer {
+        net: net(random.pick(&NETS)),
+        except: (0..random.below(3)).map(|_| net(random.pick(&NETS))).collect(),
+        reach: CidrReach::All,
+    }
+}
+
 fn any_clause(random: &mut Random, has_names: bool) -> Clause {
     let is_any = random.once_in(8);
     let cidrs = if is_any || random.once_in(2) { 0 } else { random.below(3) };
@@ -447,13 +455,7 @@ fn any_clause(random: &mut Random, has_names: bool) -> Clause {
         peers: ClausePeers {
             any: is_any,
             identities: Arc::new((0..identities).map(|_| any_identity(random)).collect()),
-            cidrs: (0..cidrs)
-                .map(|_| CidrPeer {
-                    net: net(random.pick(&NETS)),
-                    except: (0..random.below(3)).map(|_| net(random.pick(&NETS))).collect(),
-                    reach: CidrReach::All,
-                })
-                .collect(),
+            cidrs: Arc::new((0..cidrs).map(|_| any_cidr(random)).collect()),
             names: has_names && random.once_in(4),
         },
         ports: if random.once_in(3) {

@@ -99,22 +99,24 @@ impl Resolver<'_> {
             return ClausePeers { any: true, ..resolved };
         };
         let mut identities = Union::default();
+        let mut cidrs = Vec::new();
         for peer in peers {
             match peer {
                 Peer::Workloads(workloads) => identities.add(self.members.of(workloads)),
-                Peer::Cidr(cidr) => resolved.cidrs.extend(self.reach(cidr)),
+                Peer::Cidr(cidr) => cidrs.extend(self.reach(cidr)),
                 Peer::Fqdn(_) => resolved.names = true,
-                Peer::Entity(entity) => self.entity(*entity, &mut identities, &mut resolved.cidrs),
+                Peer::Entity(entity) => self.entity(*entity, &mut identities, &mut cidrs),
                 Peer::Nodes(selector) => {
                     let meant = self.inventory.nodes().filter(|n| selector.matches(&n.labels));
-                    resolved.cidrs.extend(meant.flat_map(|n| &n.addresses).map(|a| host(*a)));
+                    cidrs.extend(meant.flat_map(|n| &n.addresses).map(|a| host(*a)));
                 }
-                Peer::CidrGroups(groups) => resolved.cidrs.extend(self.groups(groups)),
+                Peer::CidrGroups(groups) => cidrs.extend(self.groups(groups)),
                 // Their ports need translation: see `service`.
                 Peer::Service(_) | Peer::Services(_) => {}
             }
         }
         resolved.identities = identities.into_set();
+        resolved.cidrs = Arc::new(cidrs);
         resolved
     }
 
@@ -217,7 +219,8 @@ impl Resolver<'_> {
             let meant =
                 pod.addresses.iter().filter(|a| peers.cidrs.iter().any(|c| c.contains(**a)));
             for address in meant {
-                holders.entry(*number).or_default().cidrs.push(host(*address));
+                let holders = holders.entry(*number).or_default();
+                Arc::make_mut(&mut holders.cidrs).push(host(*address));
             }
         }
         holders
@@ -378,5 +381,5 @@ fn host(address: IpAddr) -> CidrPeer {
 }
 
 fn hosts(addresses: impl Iterator<Item = IpAddr>) -> ClausePeers {
-    ClausePeers { cidrs: addresses.map(host).collect(), ..ClausePeers::default() }
+    ClausePeers { cidrs: Arc::new(addresses.map(host).collect()), ..ClausePeers::default() }
 }

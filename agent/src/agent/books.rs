@@ -79,6 +79,16 @@ impl Books {
         self.failures = outcome.failures.into_iter().collect();
     }
 
+    /// Removes tables that went out of use, and tells readers of tables.
+    pub(super) fn clear_away(&mut self) {
+        let outcome = self.apply.clear_away();
+        for table in &outcome.removed_tables {
+            self.registry.remove_table(*table);
+        }
+        self.tell(&outcome.failures);
+        self.failures.extend(outcome.failures);
+    }
+
     /// Tells the operator of failures that were not there before.
     fn tell(&self, failures: &[String]) {
         for failure in failures.iter().filter(|failure| !self.failures.contains(*failure)) {

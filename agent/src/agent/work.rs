@@ -289,7 +289,7 @@ impl Agent {
             }
         }
         let endpoints = effects.endpoints.values().filter_map(EndpointEffect::spec).count();
-        let outcome = books.apply.apply(effects);
+        let outcome = books.apply.enforce(effects);
         let enforced = outcome.swaps;
         books.note(outcome);
         let taken_over = books.apply.finish_take_over(unknown);
@@ -348,9 +348,10 @@ impl Agent {
         }
         let changes_policy = effects.changes_policy();
         let tables = effects.tables.len();
-        let outcome = books.apply.apply(effects);
+        let outcome = books.apply.enforce(effects);
+        let took = began.elapsed();
         if changes_policy {
-            self.metrics.applied(Step::Write, began.elapsed());
+            self.metrics.applied(Step::Write, took);
         }
         let is_whole = outcome.failures.is_empty();
         let are_endpoints_written = outcome.swaps > 0;
@@ -366,7 +367,7 @@ impl Agent {
                 tables,
                 endpoints = books.state.endpoints().len(),
                 policies = books.state.policy_count(),
-                took_us = began.elapsed().as_micros(),
+                took_us = took.as_micros(),
                 "policy applied"
             );
         }
@@ -481,6 +482,7 @@ impl Agent {
             // that is not longer than a pod has to start.
             self.retry_from = Instant::now() + (began.elapsed() * 49).min(RETRY_PAUSE_MAX);
         }
+        books.clear_away();
         self.listen_again(books).await;
         self.wall.look();
         if let Some((_, view)) = &mut self.reporting {

@@ -1,11 +1,11 @@
 //! Effects → map writes, in an order that is never more open than old and new together.
 //!
 //! A table is written whole under a number of its own before any endpoint names it; one write of the
-//! endpoint's row swaps; the old table goes last. Where only identities came to or went from the peers
-//! of clauses, their rows are changed in the table in force: those that come before their addresses
-//! are known, those that go after these are forgotten, and then flows are judged again. What cannot be
-//! written is reported, leaves what was in force in force, and is tried again. Where what is in force
-//! knows less than it should, what it does not know is closed.
+//! endpoint's row swaps; the old table goes a second later. Where only identities came to or went from
+//! the peers of clauses, their rows are changed in the table in force: those that come before their
+//! addresses are known, those that go after these are forgotten, and then flows are judged again. What
+//! cannot be written is reported, leaves what was in force in force, and is tried again. Where what is
+//! in force knows less than it should, what it does not know is closed.
 
 mod addresses;
 mod datapath;
@@ -50,6 +50,8 @@ pub struct Apply<K> {
     first_class: u32,
     /// Tables that no endpoint should name any more.
     stale_tables: BTreeSet<u32>,
+    /// Of these, the ones that no endpoint named when somebody looked last.
+    unused_tables: BTreeSet<u32>,
     retry: Retry,
     /// Whose table in force is not the one that names are judged by: the newer one could not be written.
     behind: BTreeSet<Identity>,
@@ -68,6 +70,8 @@ struct Retry {
     identities: BTreeMap<Identity, String>,
     /// Learned addresses of identities that nobody has any more.
     retired: Vec<(Identity, NameWrites)>,
+    /// Tables that could not be removed.
+    tables: BTreeSet<u32>,
     endpoints: BTreeMap<u32, EndpointEffect>,
     ipcache: BTreeMap<IpAddr, Option<Identity>>,
     resolvers: Option<BTreeMap<u8, IpAddr>>,
@@ -129,6 +133,7 @@ impl<K: Kernel> Apply<K> {
             inherited,
             first_class,
             stale_tables: tables,
+            unused_tables: BTreeSet::new(),
             retry: Retry::default(),
             behind: BTreeSet::new(),
             addresses: Addresses::default(),
@@ -181,7 +186,7 @@ impl<K: Kernel> Apply<K> {
             && retry.rejudge == Rejudge::default()
             && retry.services.is_none()
             && retry.retired.is_empty()
-            && self.removable_tables().is_empty()
+            && retry.tables.is_empty()
             && self.told_complete.is_some()
             && !self.addresses.are_held())
     }
@@ -206,8 +211,18 @@ impl<K: Kernel> Apply<K> {
             && !self.retry.endpoints.contains_key(&ifindex)
     }
 
-    /// Writes what changed, and what failed before.
-    pub fn apply(&mut self, mut effects: Effects) -> Outcome {
+    /// Does all at once, where no packets are under way: [`Apply::enforce`], and removes the tables that
+    /// nothing uses any more.
+    pub fn apply(&mut self, effects: Effects) -> Outcome {
+        let mut outcome = self.enforce(effects);
+        let unused = self.removable_tables();
+        self.remove_tables(unused, &mut outcome);
+        outcome
+    }
+
+    /// Writes what changed, and what failed before: when it returns, that is in force. Tables that went
+    /// out of use stay.
+    pub fn enforce(&mut self, mut effects: Effects) -> Outcome {
         let mut outcome = Outcome::default();
         let retry = std::mem::take(&mut self.retry);
         effects.ipcache = merge(retry.ipcache, effects.ipcache);
@@ -258,7 +273,6 @@ impl<K: Kernel> Apply<K> {
         for identity in effects.retired {
             self.retire(identity, &mut outcome);
         }
-        self.remove_stale_tables(&mut outcome);
         for reason in self.retry.identities.values() {
             // What waits for its turn to be tried again is still so.
             if !outcome.failures.contains(reason) {
@@ -266,6 +280,32 @@ impl<K: Kernel> Apply<K> {
             }
         }
         outcome
+    }
+
+    /// Removes the tables that nothing used when this was called last: a packet that began under one of
+    /// them then is judged by now where calls are a second apart, and rows that go are used again at
+    /// once (`bpf_mem_alloc`, Linux 6.1).
+    pub fn clear_away(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let unused = self.removable_tables();
+        let before = std::mem::replace(&mut self.unused_tables, unused.clone());
+        self.remove_tables(unused.intersection(&before).copied().collect(), &mut outcome);
+        outcome
+    }
+
+    fn remove_tables(&mut self, tables: BTreeSet<u32>, outcome: &mut Outcome) {
+        for table in tables {
+            match self.kernel.remove_table(table) {
+                Ok(()) => {
+                    self.stale_tables.remove(&table);
+                    outcome.removed_tables.insert(table);
+                }
+                Err(error) => {
+                    outcome.fail(&format!("policy table {table}"), &error);
+                    self.retry.tables.insert(table);
+                }
+            }
+        }
     }
 
     /// Ends the take-over of endpoints that this agent does not know.
@@ -285,7 +325,6 @@ impl<K: Kernel> Apply<K> {
             }
         }
         self.open_addresses(&mut outcome);
-        self.remove_stale_tables(&mut outcome);
         outcome
     }
 
@@ -409,7 +448,7 @@ impl<K: Kernel> Apply<K> {
     }
 
     /// The tables that nothing uses and that are there still.
-    fn removable_tables(&self) -> Vec<u32> {
+    fn removable_tables(&self) -> BTreeSet<u32> {
         let in_use: BTreeSet<u32> = self
             .endpoints
             .values()
@@ -417,20 +456,6 @@ impl<K: Kernel> Apply<K> {
             .chain(self.inherited.values().map(|row| row.table))
             .collect();
         self.stale_tables.difference(&in_use).copied().collect()
-    }
-
-    fn remove_stale_tables(&mut self, outcome: &mut Outcome) {
-        for table in self.removable_tables() {
-            match self.kernel.remove_table(table) {
-                Ok(()) => {
-                    self.stale_tables.remove(&table);
-                    outcome.removed_tables.insert(table);
-                }
-                Err(error) => {
-                    outcome.fail(&format!("policy table {table}"), &error);
-                }
-            }
-        }
     }
 }
 

@@ -31,7 +31,7 @@ type Applied = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Hist
 pub enum Step {
     /// Finding out which tables, addresses and names it means.
     Compile,
-    /// Writing them to the kernel's maps.
+    /// Writing them to the kernel's maps, until packets are judged by them.
     Write,
 }
 

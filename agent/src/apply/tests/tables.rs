@@ -25,6 +25,26 @@ fn a_swap_writes_the_next_table_first_and_removes_the_last_after() {
     assert_eq!(after.epoch, before.epoch, "flows stay");
 }
 
+/// A packet may be under way in the table that an endpoint just left.
+#[test]
+fn a_table_outlives_the_first_look_after_its_last_use() {
+    let mut apply = mk_apply();
+    apply.enforce(mk_first());
+    apply.clear_away();
+    apply.enforce(mk_effects(mk_table(&[])));
+    assert_eq!(apply.clear_away().removed_tables, BTreeSet::new());
+    apply.enforce(mk_effects(mk_table(&[])));
+    let call = apply.kernel().calls + 1;
+    apply.kernel().failing.insert(call);
+    assert_eq!(apply.clear_away().failures.len(), 1, "it is told that it stays");
+    assert!(apply.needs_retry());
+    assert_eq!(apply.kernel().tables, BTreeSet::from([1, 2, 3]));
+    apply.enforce(Effects::default());
+    assert_eq!(apply.clear_away().removed_tables, BTreeSet::from([1, 2]));
+    assert_eq!(apply.kernel().tables, BTreeSet::from([3]));
+    assert!(!apply.needs_retry() && apply.clear_away().removed_tables.is_empty());
+}
+
 #[test]
 fn a_first_table_has_its_names_before_its_endpoint() {
     let table = mk_table(&[("203.0.113.1", mk_rules(9, &[1]))]);

@@ -14,6 +14,7 @@ fn a_take_over_keeps_the_flows_of_endpoints_that_are_the_same() {
     let mut second = Apply::new(kernel, rows, tables, 1);
     second.apply(mk_first());
     second.finish_take_over(Unknown::Go);
+    second.apply(Effects::default());
     let kernel = second.into_kernel();
     let after = &kernel.endpoints[&LINK];
     assert_eq!(after.epoch, before.epoch);

@@ -18,8 +18,9 @@ const OPTIONS_MAX: usize = 4;
 /// Octets of neighbour discovery's options: a link-layer address, and the nonce of duplicate address
 /// detection (RFC 7527). More is nothing that a pod needs, and carries data past its policy.
 const OPTIONS_LENGTH_MAX: u32 = 16;
-/// Octets of a report of listeners: eight groups without sources (RFC 3810 section 5.2), for the same reason.
-const REPORT_LENGTH_MAX: u32 = 8 + 8 * 20;
+/// Octets of a report of listeners: 24 groups without sources (RFC 3810 section 5.2), for the same reason: a pod
+/// joins one for all nodes and one or two for each address, and reports them together.
+const REPORT_LENGTH_MAX: u32 = 8 + 24 * 20;
 
 #[inline(always)]
 pub(super) fn check<P: Packet, M: Maps>(

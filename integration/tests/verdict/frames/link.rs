@@ -260,8 +260,8 @@ fn listeners() -> Vec<Row> {
     let elsewhere = |destination| with(listener(LINK_LOCAL, 143, ALERT), 38, destination);
     vec![
         sent("listener report", listener(LINK_LOCAL, 143, ALERT), "link"),
-        sent("report of eight groups", report(LINK_LOCAL, 143, ALERT, 8 * 20), "link"),
-        sent("report of nine groups", report(LINK_LOCAL, 143, ALERT, 9 * 20), "malformed"),
+        sent("report of 24 groups", report(LINK_LOCAL, 143, ALERT, 24 * 20), "link"),
+        sent("report of 25 groups", report(LINK_LOCAL, 143, ALERT, 25 * 20), "malformed"),
         sent(
             "listener report with a tail",
             filled(listener(LINK_LOCAL, 143, ALERT), 1_400),

@@ -37,11 +37,11 @@ impl Known {
     fn peers(self, turn: usize) -> ClausePeers {
         let mut peers = ClausePeers::default();
         match self {
-            Self::Cidr => peers.cidrs.push(CidrPeer {
-                net: IpAddr::from(PEERS[turn]).into(),
-                except: Vec::new(),
-                reach: CidrReach::All,
-            }),
+            Self::Cidr => {
+                let net = IpAddr::from(PEERS[turn]).into();
+                let peer = CidrPeer { net, except: Vec::new(), reach: CidrReach::All };
+                peers.cidrs = Arc::new(vec![peer]);
+            }
             Self::Identity => peers.identities = Arc::new([identity(turn)].into_iter().collect()),
             Self::Name => peers.names = true,
         }

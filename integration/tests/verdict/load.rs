@@ -1,6 +1,8 @@
 //! Packets of real sockets over a real interface: all are counted, whatever becomes of the records of
-//! them; tables change places under them; and they are larger than a page.
+//! them, and those that are rewritten with the others; tables change places under them; and they are
+//! larger than a page.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
@@ -9,7 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use namegate_egress_bpf::abi::{Direction, DropReason, EventVerdict, Pass};
+use namegate_egress_bpf::abi::{
+    Direction, DropReason, EventVerdict, Pass, ROLE_HAIRPIN, ROLE_TRANSLATED,
+};
 use namegate_egress_bpf::datapath::Reason;
 use namegate_egress_bpf::sim::frame;
 use namegate_integration::lab::{self, Lab};
@@ -28,6 +32,13 @@ pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 77);
 pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
 pub(crate) const OPEN: u16 = 7_000;
 const CLOSED: u16 = 7_999;
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 53);
+/// The proxy as the program knows it, with the port of the first resolver.
+const PROXY: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 53, 53), 15_300);
+/// A service: a port of it leads to `PEER`, another back to the pod.
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 80);
+const TO_PEER: u16 = 80;
+const TO_ITSELF: u16 = 81;
 /// More than a frame of the usual size holds, and than a page.
 const LARGE: usize = 5_000;
 
@@ -84,6 +95,16 @@ impl Wire {
         self.node.ip(&[&format!("neigh replace {POD} lladdr {} dev pod0 nud permanent", mac())])
     }
 
+    /// Gives the node the addresses of the resolver, of the service and of the proxy, so that the pod
+    /// finds them on the link and the node can send from them.
+    fn give_addresses(&self) -> Result<()> {
+        self.node.ip(&[
+            &format!("addr add {RESOLVER}/24 dev pod0"),
+            &format!("addr add {SERVICE}/24 dev pod0"),
+            &format!("addr add {}/32 dev lo", PROXY.0),
+        ])
+    }
+
     /// How many packets the node's end of the pod's interface took.
     fn taken(&self) -> Result<u64> {
         self.counted("rx", "packets")
@@ -107,8 +128,12 @@ impl Wire {
     }
 
     fn client(&self, port: u16) -> Result<UdpSocket> {
+        self.client_of((NODE, port))
+    }
+
+    fn client_of(&self, far: (Ipv4Addr, u16)) -> Result<UdpSocket> {
         let socket = self.pod.within(|| UdpSocket::bind((POD, 0)))??;
-        socket.connect((NODE, port))?;
+        socket.connect(far)?;
         Ok(socket)
     }
 }
@@ -139,6 +164,14 @@ pub(crate) fn opening(open: &[u16]) -> Vec<Clause> {
     ]
 }
 
+/// The world of these rules with a service.
+fn serving(egress: Vec<Clause>, ingress: Vec<Clause>) -> World {
+    let mut world = World::ruled(egress, ingress);
+    world.serve(17, (SERVICE.into(), TO_PEER), &[(PEER.into(), OPEN)]);
+    world.serve(17, (SERVICE.into(), TO_ITSELF), &[(POD.into(), OPEN)]);
+    world
+}
+
 /// Packets for which there was no table, or one that lacked a row.
 pub(crate) fn gaps(twin: &mut Twin, way: Direction) -> Result<u64> {
     let gaps = [DropReason::NoTable, DropReason::MissingRow, DropReason::NoEndpoint];
@@ -163,13 +196,21 @@ fn every_packet_is_counted_under_load_and_lost_records_are() -> Result<()> {
         return Ok(());
     }
     let wire = Wire::lay()?;
-    let world = World::ruled(opening(&[OPEN]), opening(&[]));
+    wire.give_addresses()?;
+    let world = serving(opening(&[OPEN]), opening(&[OPEN]));
     let before = wire.taken()?;
-    let _sinks = [wire.listen(OPEN)?, wire.listen(CLOSED)?];
+    let _sinks = [
+        wire.listen(OPEN)?,
+        wire.listen(CLOSED)?,
+        wire.node.within(|| UdpSocket::bind((PEER, OPEN)))??,
+        wire.pod.within(|| UdpSocket::bind((POD, OPEN)))??,
+    ];
+    let open = [(NODE, OPEN), (RESOLVER, 53), (SERVICE, TO_PEER), (SERVICE, TO_ITSELF)];
+    let closed = [(NODE, CLOSED), (NODE, CLOSED)];
     wire.judged("counted", &world, |twin| {
         thread::scope(|scope| {
-            let senders = [OPEN, CLOSED, CLOSED].map(|port| {
-                let socket = wire.client(port);
+            let senders = open.into_iter().chain(closed).map(|far| {
+                let socket = wire.client_of(far);
                 scope.spawn(move || -> Result<()> {
                     let socket = socket?;
                     for _ in 0..EACH {
@@ -179,6 +220,7 @@ fn every_packet_is_counted_under_load_and_lost_records_are() -> Result<()> {
                     Ok(())
                 })
             });
+            let senders: Vec<_> = senders.collect();
             senders.into_iter().try_for_each(|sender| sender.join().expect("no panic"))
         })?;
         wait_until("all packets to be counted", SOON, || {
@@ -186,6 +228,11 @@ fn every_packet_is_counted_under_load_and_lost_records_are() -> Result<()> {
         })?;
         let dropped = sum(twin, Direction::Egress, is_drop)?;
         ensure!(dropped > 0, "nothing was dropped");
+        let handed = sum(twin, Direction::Egress, |reason| reason == Reason::Pass(Pass::ToProxy))?;
+        ensure!(handed > 0, "nothing was handed to the proxy");
+        let roles: BTreeSet<u8> = twin.datapath().flows()?.values().map(|flow| flow.role).collect();
+        ensure!(roles.contains(&ROLE_TRANSLATED), "nothing went to the service's backend");
+        ensure!(roles.contains(&ROLE_HAIRPIN), "nothing was turned round");
         let is_first = |reason| reason == Reason::Pass(Pass::Judged);
         let first = sum(twin, Direction::Egress, is_first)?;
         let lost = twin.datapath().counters()?.events_lost;
@@ -206,34 +253,50 @@ fn every_packet_to_a_pod_is_counted_under_load() -> Result<()> {
     }
     let wire = Wire::lay()?;
     wire.introduce()?;
-    let world = World::ruled(opening(&[]), opening(&[OPEN]));
+    wire.give_addresses()?;
+    let world = serving(opening(&[OPEN]), opening(&[OPEN]));
     let before = wire.given()?;
     let _sink = wire.pod.within(|| UdpSocket::bind((POD, OPEN)))??;
+    let client = wire.client_of((SERVICE, TO_PEER))?;
+    let asked = client.local_addr()?.port();
     wire.judged("given", &world, |twin| {
-        let denied = thread::scope(|scope| -> Result<u64> {
-            let senders = [OPEN, CLOSED, CLOSED].map(|port| {
-                let socket = wire.node.within(|| UdpSocket::bind((PEER, 0)));
+        client.send(b"first")?;
+        wait_until("the flow to the service", SOON, || Ok(twin.datapath().flows()?.len() == 2))?;
+        let denied = Reason::Drop(DropReason::Denied);
+        let mut expected: BTreeMap<Reason, u64> = BTreeMap::new();
+        for (reason, sent) in thread::scope(|scope| {
+            let senders = [
+                ((PEER, 0), OPEN, Reason::Pass(Pass::Known)),
+                ((PEER, OPEN), asked, Reason::Pass(Pass::Known)),
+                ((PEER, 0), CLOSED, denied),
+                ((PEER, 0), CLOSED, denied),
+                (PROXY, OPEN, Reason::Pass(Pass::FromProxy)),
+                ((PROXY.0, PROXY.1 + 1), OPEN, Reason::Drop(DropReason::ProxyAddress)),
+            ]
+            .map(|(own, port, reason)| {
+                let socket = wire.node.within(|| UdpSocket::bind(own));
                 let sent = scope.spawn(move || -> Result<u64> {
                     let socket = socket??;
                     socket.connect((POD, port))?;
                     Ok((0..EACH).map(|_| u64::from(socket.send(b"load").is_ok())).sum())
                 });
-                (port, sent)
+                (reason, sent)
             });
-            let mut denied = 0;
-            for (port, sent) in senders {
-                let sent = sent.join().expect("no panic")?;
-                denied += if port == CLOSED { sent } else { 0 };
-            }
-            Ok(denied)
-        })?;
-        ensure!(denied > 0, "nothing was sent");
+            senders.map(|(reason, sent)| (reason, sent.join().expect("no panic")))
+        }) {
+            *expected.entry(reason).or_default() += sent?;
+        }
         wait_until("what passed to be counted", SOON, || {
             let passed = sum(twin, Direction::Ingress, |reason| !is_drop(reason))?;
             Ok(passed == wire.given()? - before)
         })?;
-        let dropped = sum(twin, Direction::Ingress, is_drop)?;
-        ensure!(dropped == denied, "{dropped} dropped of {denied}");
+        for (reason, sent) in expected {
+            // The first of the flow that the node opens was judged.
+            let first = u64::from(reason == Reason::Pass(Pass::Known));
+            let counted = sum(twin, Direction::Ingress, |counted| counted == reason)?;
+            ensure!(sent > 0, "nothing was sent to become {reason:?}");
+            ensure!(counted + first == sent, "{counted} of {sent} became {reason:?}");
+        }
         Ok(())
     })
 }

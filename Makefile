@@ -42,7 +42,7 @@ test: build ## Runs every test, as root, and renders the chart
 nightly: build ## Holds the three engines against each other over a million random flows, judges five million damaged frames, floods memory with ten million names and flows with two million openings, and revokes ten thousand flows, as root
 	NAMEGATE_FLOOD_NAMES=10000000 cargo test --release -p namegate-policy --test learned_flood -- --nocapture
 	NAMEGATE_DAMAGED_FRAMES=5000000 cargo test -p namegate-integration --test verdict $(as_root) -- --nocapture damaged
-	NAMEGATE_REVOKED_FLOWS=10000 cargo test -p namegate-integration --test revocation $(as_root) -- --nocapture
+	NAMEGATE_REVOKED_FLOWS=10000 cargo test -p namegate-integration --test revocation $(as_root) -- --nocapture removed_rule
 	NAMEGATE_SYNS=2000000 NAMEGATE_VICTIMS=10000 cargo test -p namegate-integration --test verdict $(as_root) -- --nocapture flood
 	NAMEGATE_NIGHTLY=1 cargo test -p namegate-integration --test engines $(as_root) -- --nocapture
 

@@ -46,6 +46,25 @@ fn a_reply_passes_because_its_request_did() {
     assert_eq!(pod.sends(&out(ELSEWHERE, TCP_SYN)), drop(DropReason::Denied));
 }
 
+/// Nor does an association of SCTP begin from the side that answers, before it has ended.
+#[test]
+fn sctp_starts_from_its_opener_alone() {
+    const INIT: u8 = 1;
+    const INIT_ACK: u8 = 2;
+    const ABORT: u8 = 6;
+    let chunk = |from, to, kind| [frame::sctp(from, to), vec![kind, 0, 0, 4]].concat();
+    let out = |kind| frame::ip(MAC, (ip(POD), ip(SITE)), 132, &chunk(5_000, 443, kind));
+    let back = |kind| frame::ip(OTHER_MAC, (ip(SITE), ip(POD)), 132, &chunk(443, 5_000, kind));
+    let mut pod = Pod::new(vec![open()], vec![isolated()]);
+    assert_eq!(pod.sends(&out(INIT)), JUDGED);
+    assert_eq!(pod.gets(&back(INIT)), drop(DropReason::NoFlow), "before an answer");
+    assert_eq!(pod.gets(&back(INIT_ACK)), KNOWN);
+    assert_eq!(pod.gets(&back(INIT)), drop(DropReason::NoFlow), "from the side that answers");
+    assert_eq!(pod.sends(&out(INIT)), JUDGED, "anew");
+    assert_eq!(pod.gets(&back(ABORT)), KNOWN);
+    assert_eq!(pod.gets(&back(INIT)), drop(DropReason::Denied), "judged, as the first of another");
+}
+
 #[test]
 fn first_packets_and_drops_are_told_and_later_packets_are_not() {
     let mut pod = mk_connected(mk_isolated(), SITE);

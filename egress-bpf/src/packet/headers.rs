@@ -1,4 +1,7 @@
-use super::{ETHERNET, Packet, TCP_FIN, TCP_RST};
+use super::{
+    ETHERNET, Packet, SCTP_ABORT, SCTP_INIT, SCTP_SHUTDOWN_COMPLETE, TCP_ACK, TCP_FIN, TCP_RST,
+    TCP_SYN,
+};
 use crate::abi::{Address, DropReason, Mac};
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -75,7 +78,7 @@ pub struct Headers {
     pub protocol: u8,
     /// TTL or hop limit.
     pub hops: u8,
-    /// Flags of TCP; type of ICMP.
+    /// Flags of TCP; type of ICMP; type of the first chunk of SCTP.
     pub flags: u8,
     /// What kind of packet it is.
     pub kind: Kind,
@@ -153,9 +156,19 @@ impl Headers {
         Ok(())
     }
 
-    /// Whether the packet ends a TCP connection.
+    /// Whether the packet asks for a connection of TCP or an association of SCTP.
     #[inline(always)]
-    pub const fn tcp_ends(&self) -> bool {
-        matches!(self.kind, Kind::Tcp) && self.flags & (TCP_FIN | TCP_RST) != 0
+    pub const fn opens(&self) -> bool {
+        let is_syn = self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+        (matches!(self.kind, Kind::Tcp) && is_syn)
+            || (matches!(self.kind, Kind::Sctp) && self.flags == SCTP_INIT)
+    }
+
+    /// Whether the packet ends one.
+    #[inline(always)]
+    pub const fn ends(&self) -> bool {
+        let is_last_chunk = matches!(self.flags, SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE);
+        (matches!(self.kind, Kind::Tcp) && self.flags & (TCP_FIN | TCP_RST) != 0)
+            || (matches!(self.kind, Kind::Sctp) && is_last_chunk)
     }
 }

@@ -12,7 +12,9 @@ mod transport;
 pub use embedded::Embedded;
 pub(crate) use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 pub use headers::{Headers, Kind, Piece};
-pub use transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+pub use transport::{
+    SCTP_ABORT, SCTP_INIT, SCTP_SHUTDOWN_COMPLETE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+};
 
 #[cfg(doc)]
 use crate::abi::DropReason;

@@ -11,6 +11,15 @@ pub const TCP_RST: u8 = 0x04;
 /// The acknowledgement field counts.
 pub const TCP_ACK: u8 = 0x10;
 
+/// The chunk that opens an association of SCTP; it is alone in its packet (RFC 9260, 6.10).
+pub const SCTP_INIT: u8 = 1;
+/// Ends one at once.
+pub const SCTP_ABORT: u8 = 6;
+/// The last word of one that was closed.
+pub const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+/// Octets of the header that chunks follow.
+const SCTP_HEADER: u32 = 12;
+
 impl Headers {
     /// Reads what follows the IP header; `icmp` is the number that ICMP has in this family.
     #[inline(always)]
@@ -76,8 +85,12 @@ impl Headers {
 
     #[inline(always)]
     fn read_sctp<P: Packet>(&mut self, packet: &P) -> Result<(), DropReason> {
-        let sctp: [u8; 4] = self.transport_header(packet, 12)?;
+        let sctp: [u8; 4] = self.transport_header(packet, SCTP_HEADER)?;
         self.ports(sctp[0], sctp[1], sctp[2], sctp[3]);
+        if self.payload > SCTP_HEADER {
+            let chunk = self.transport as usize + SCTP_HEADER as usize;
+            [self.flags] = packet.read(chunk).ok_or(DropReason::Truncated)?;
+        }
         Ok(())
     }
 

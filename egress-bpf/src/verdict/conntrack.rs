@@ -63,7 +63,7 @@ pub fn track<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pa
         Known::Revoked | Known::Absent => (scene.direction, Standing::Opened),
     };
     if matches!(known, Known::Absent) {
-        case.is_midway = is_tcp(&case.headers) && !is_syn(&case.headers);
+        case.is_midway = matches!(case.headers.kind, Kind::Tcp) && !case.headers.opens();
     }
     let mut refused = Ok(());
     if matches!(known, Known::Stale(..)) {
@@ -187,7 +187,7 @@ fn known_by(flow: &mut Flow, scene: &Scene, case: &mut Case) -> Result<Known, Dr
     }
     let opener = opener(flow);
     let is_reply = is_reply(case.way, opener, scene.direction);
-    if is_syn(&case.headers) {
+    if case.headers.opens() {
         // Between the same ports a connection can only follow one that ended, except that its
         // opener may begin anew whenever it wants to. Either is judged like any other.
         let has_ended = matches!(flow.state, FLOW_CLOSING | FLOW_REVOKED);
@@ -208,7 +208,7 @@ fn known_by(flow: &mut Flow, scene: &Scene, case: &mut Case) -> Result<Known, Dr
             if flow.clause == NO_CLAUSE { Standing::LiveFromNode } else { Standing::Live };
         return Ok(Known::Stale(opener, standing));
     }
-    note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.tcp_ends());
+    note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.ends());
     Ok(Known::Current)
 }
 
@@ -284,7 +284,7 @@ fn settle<M: Maps>(
         flow.audit = case.audit;
         let opener = opener(flow);
         let is_reply = is_reply(case.way, opener, scene.direction);
-        note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.tcp_ends());
+        note(flow, is_reply, opener, case.length, scene.now_ns, case.headers.ends());
         return Ok(Pass::Judged);
     }
     // Of the generation before: another processor may be about to write the state of a packet that it let
@@ -309,7 +309,7 @@ fn begin<M: Maps>(maps: &mut M, scene: &Scene, case: &mut Case) -> Result<Pass, 
     if !matches!(case.way, Way::Straight) {
         begin_other(maps, scene, case)?;
     }
-    let (length, ends) = (case.length, case.headers.tcp_ends());
+    let (length, ends) = (case.length, case.headers.ends());
     note(&mut case.flow, false, scene.direction, length, scene.now_ns, ends);
     if !case.is_entered {
         claim(maps, case)?;
@@ -480,17 +480,6 @@ fn count<M: Maps>(maps: &mut M, case: &Case) {
 #[inline(always)]
 const fn opener(flow: &Flow) -> Direction {
     if flow.initiator == Direction::Egress as u8 { Direction::Egress } else { Direction::Ingress }
-}
-
-#[inline(always)]
-const fn is_tcp(headers: &Headers) -> bool {
-    matches!(headers.kind, Kind::Tcp)
-}
-
-/// Whether the packet asks for a TCP connection.
-#[inline(always)]
-const fn is_syn(headers: &Headers) -> bool {
-    is_tcp(headers) && headers.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
 /// Whether the packet can only answer an earlier one.

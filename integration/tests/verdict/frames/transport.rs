@@ -183,6 +183,10 @@ fn segments() -> Vec<Row> {
 }
 
 fn datagrams() -> Vec<Row> {
+    let chunk = |from, to, kind| [frame::sctp(from, to), vec![kind, 0, 0, 4]].concat();
+    let init = || vec![(Direction::Egress, v4(132, &chunk(40_000, OPEN, 1)))];
+    let aborted =
+        || [init(), vec![(Direction::Ingress, v4_back(132, &chunk(OPEN, 40_000, 6)))]].concat();
     let length = |octets: [u8; 2]| v4(17, &with(udp(), 4, &octets));
     let opened = || vec![(Direction::Egress, v4(17, &udp()))];
     vec![
@@ -215,6 +219,14 @@ fn datagrams() -> Vec<Row> {
         got("UDP to an open port", v4_back(17, &frame::udp(9, OPEN, b"x")), "judged"),
         sent("SCTP", v4(132, &frame::sctp(1, OPEN)), "judged"),
         sent("SCTP over IPv6", v6(132, &frame::sctp(1, OPEN)), "judged"),
+        sent("SCTP INIT", v4(132, &chunk(40_000, OPEN, 1)), "judged"),
+        sent("SCTP INIT again", v4(132, &chunk(40_000, OPEN, 1)), "known-flow").after(init()),
+        got("SCTP INIT ACK", v4_back(132, &chunk(OPEN, 40_000, 2)), "known-flow").after(init()),
+        got("SCTP INIT in its place", v4_back(132, &chunk(OPEN, 40_000, 1)), "no-flow")
+            .after(init()),
+        got("SCTP ABORT", v4_back(132, &chunk(OPEN, 40_000, 6)), "known-flow").after(init()),
+        got("SCTP INIT after an ABORT", v4_back(132, &chunk(OPEN, 40_000, 1)), "denied")
+            .after(aborted()),
         sent("SCTP to a closed port", v4(132, &frame::sctp(1, 25)), "denied"),
         sent("SCTP header but for an octet", v4(132, &frame::sctp(1, OPEN)[..11]), "truncated"),
     ]

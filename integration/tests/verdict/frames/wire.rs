@@ -19,8 +19,8 @@ const SOON: Duration = Duration::from_secs(5);
 const ON_THE_WIRE: std::ops::RangeInclusive<usize> = 14..=1_514;
 
 /// How many of the rows cross it, so that none falls out unseen.
-const SENT: usize = 535;
-const GOT: usize = 121;
+const SENT: usize = 537;
+const GOT: usize = 125;
 
 /// Both ends of a pod's interface.
 struct Pens {

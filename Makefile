@@ -81,7 +81,7 @@ bench-scale: setup ## Shows one agent 100,000 pods in 5,000 namespaces, as root
 	  cargo test -p namegate-integration --test scale $(as_root) -- --nocapture
 
 .PHONY: bench-policy
-bench-policy: ## Measures matching of names and compiling of tables (ARGS='--json', ARGS='--only patterns')
+bench-policy: ## Measures matching of names, compiling of tables and deadlines that pass (ARGS='--json', ARGS='--only patterns')
 	cargo bench --package namegate-policy --bench policy -- $(ARGS)
 
 .PHONY: bench-dns
@@ -95,6 +95,12 @@ bench-audit: setup ## Measures what records of decisions cost at 5,000 lookups a
 	@cargo build --release -p namegate
 	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
 	  cargo bench --quiet --profile dev -p namegate-integration --bench audit $(as_root)
+
+.PHONY: bench-changes
+bench-changes: setup ## Measures a policy of 1,000 patterns and prefixes that changes for 100 pods, as root
+	@cargo build --release -p namegate
+	@NAMEGATE_BIN=$(abspath $(target))/release/namegate \
+	  cargo bench --quiet --profile dev -p namegate-integration --bench changes $(as_root)
 
 .PHONY: bench-path
 bench-path: setup ## Measures packets and verdicts beside other firewalls, as root (ARGS='--only verdict', ARGS=--json)

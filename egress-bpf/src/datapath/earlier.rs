@@ -21,7 +21,7 @@ use super::attach::{detach_all, forget_all, is_judged};
 use super::batch::Rows;
 use super::error::DatapathError;
 use super::spot::{LINKS, Spot, attached, interface, remove_tree};
-use super::{Datapath, EndpointEntry, seam};
+use super::{Datapath, EndpointEntry, clsact, seam};
 use crate::abi::{Endpoint, FLOWS_SINCE, Flow, FlowKey, QuotaKey};
 
 /// What an agent of another version left.
@@ -94,6 +94,7 @@ impl Datapath {
                     earlier.judged.insert(ifindex);
                 } else {
                     forget_all(&earlier.pins, ifindex)?;
+                    clsact::hand_over(&earlier.pins, &self.pins, ifindex)?;
                 }
             }
             let is_first = self.inherited.is_empty();
@@ -147,7 +148,8 @@ impl Datapath {
         let known: BTreeMap<FlowKey, Flow> = self.maps.flows.read_all()?.into_iter().collect();
         let (keys, values): (Vec<FlowKey>, Vec<Flow>) =
             flows.iter().filter(|(key, _)| !known.contains_key(*key)).unzip();
-        self.count_flows(flows.keys().chain(known.keys()))?;
+        let all: BTreeSet<&FlowKey> = flows.keys().chain(known.keys()).collect();
+        self.count_flows(all.into_iter())?;
         self.maps.flows.put_all(&keys, &values)?;
         for (ifindex, row) in endpoints.read_all()? {
             if !self.endpoints.contains_key(&ifindex) && earlier.judged.contains(&ifindex) {

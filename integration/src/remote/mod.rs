@@ -4,7 +4,7 @@
 //! What is made there is the test's own and goes when it ends: Namespaces of the town's names, which
 //! must not exist, two Nodes without a kubelet, and the definitions that were missing. One test at a
 //! time has a cluster to itself. Agents run in the lab and reach the API server through a
-//! [`Relay`](relay::Relay). Where the cluster has agents of Namegate, or Pods at the town's addresses,
+//! [`Relay`]. Where the cluster has agents of Namegate, or Pods at the town's addresses,
 //! this is no place for tests.
 
 mod definitions;
